@@ -1,0 +1,1 @@
+"""Raw chat exports -> clean conversations. No MLX, no tokenizer."""

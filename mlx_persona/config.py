@@ -1,0 +1,203 @@
+"""Every option of every stage, with its default, unit and bounds: one frozen dataclass per stage.
+
+Precedence: these defaults < ``--config FILE.yaml`` < flags (or keyword arguments in Python).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_persona.settings import check, option
+
+DEFAULT_MODEL = "mlx-community/Qwen2.5-7B-Instruct-4bit"
+MODEL_HELP = "base model: a local MLX directory, a Hugging Face repo, or a llama-family .gguf file"
+
+
+@dataclass(frozen=True)
+class CleanConfig:
+    """Raw export -> conversations."""
+
+    raw: tuple[str, ...] = option((), "files or folders to read", hidden=True)
+    me: tuple[str, ...] = option((), "whose replies to learn: the name or id in the export; repeatable")
+    source: str = option("auto", "format of the export", choices=("auto", "messages", "sharegpt", "completion", "chitchat"))
+    out: str = option("data/clean", "folder to write to")
+    system_prompt: str = option("none", "'none' strips system prompts; any other text replaces them")
+    min_chars: int = option(10, "shorter replies are not trained on (0 keeps all), in characters", minimum=0)
+    meta_patterns: tuple[str, ...] = option(
+        ("[Request interrupted", "[No response", "No response requested"),
+        "replies that contain one of these are not trained on",
+        flag="--meta-pattern",
+    )
+    valid_fraction: float = option(0.1, "share of the conversations for validation", minimum=0.0, maximum=0.5)
+    test_fraction: float = option(0.1, "share of the conversations held out for the report card", minimum=0.0, maximum=0.5)
+    max_bad_lines: float = option(0.05, "more unreadable lines than this share is an error", minimum=0.0, maximum=1.0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class _TrainConfig:
+    """What SFT and DPO share."""
+
+    model: str = option(DEFAULT_MODEL, MODEL_HELP)
+    data: str = option("data/clean", "folder with train.jsonl and valid.jsonl")
+    out: str = option("", "run directory (default: the next free runs/<stage>-<n>)")
+    resume: str = option("", "run directory to continue, bit-identically, from its last checkpoint")
+    system: str = option("", "system message for conversations that have none of their own")
+    rank: int = option(64, "rank of the adapter", minimum=1)
+    alpha: float | None = option(None, "effective scale is alpha / rank (default: 2 x rank)", above=0.0)
+    dora: bool = option(True, "DoRA (magnitude and direction) or plain LoRA", flag="--dora/--lora")
+    num_layers: int = option(-1, "adapt the last N blocks; -1 is all", minimum=-1)
+    dropout: float = option(0.0, "dropout on the adapter's input", minimum=0.0, maximum=0.9)
+    learning_rate: float = option(2e-4, "peak learning rate of AdamW", above=0.0)
+    warmup: float = option(0.05, "share of the updates for linear warm-up", minimum=0.0, maximum=0.9)
+    final_lr: float = option(0.1, "learning rate at the end of the cosine, as a share of the peak", minimum=0.0, maximum=1.0)
+    weight_decay: float = option(0.01, "AdamW's decoupled weight decay", minimum=0.0)
+    clip: float = option(1.0, "clip the gradient to this global norm (0: off)", minimum=0.0)
+    updates: int | None = option(None, "optimizer updates (instead of --epochs)", minimum=1)
+    epochs: float = option(2.0, "passes over the data, when --updates is not given", above=0.0)
+    iters: int | None = option(None, "micro-batches, as mlx-lm counts; converted to updates", minimum=1)
+    batch_size: int = option(4, "conversations per micro-batch", minimum=1)
+    grad_accumulation: int = option(2, "micro-batches per update, weighted by their tokens", minimum=1)
+    max_seq_length: int = option(1024, "tokens; longer conversations lose their oldest turns", minimum=16)
+    grad_checkpoint: bool | None = option(
+        None, "recompute activations to save memory (default: on for models over 1 B parameters)"
+    )
+    mask_prompt: bool = option(True, "train on the person's replies only, or on every token")
+    eval_every: int | None = option(None, "updates between evaluations (default: 5 % of the run)", minimum=1)
+    eval_limit: int = option(64, "at most this many held-out rows per evaluation, evenly spread", minimum=1)
+    patience: int = option(5, "stop after this many evaluations without a better loss (0: never)", minimum=0)
+    keep_last: int = option(2, "checkpoints to keep besides the best one", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+    @property
+    def effective_alpha(self) -> float:
+        """alpha, or its default of twice the rank."""
+        return 2.0 * self.rank if self.alpha is None else self.alpha
+
+    @property
+    def scale(self) -> float:
+        """The factor on the low-rank update: alpha / rank."""
+        return self.effective_alpha / self.rank
+
+
+@dataclass(frozen=True)
+class SftConfig(_TrainConfig):
+    """Supervised fine-tuning on the person's replies."""
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """Chosen = the person's real reply, rejected = what a model says."""
+
+    model: str = option("", MODEL_HELP + " (default: the newest SFT run's)")
+    data: str = option("data/clean", "folder with train.jsonl and valid.jsonl")
+    out: str = option("data/pairs", "folder to write to")
+    adapter: str = option("", "adapter or run for --rejected-from sft and both (default: the newest SFT run)")
+    rejected_from: str = option("base", "who writes the rejected replies", choices=("base", "sft", "both"))
+    system: str = option("", "system message for conversations that have none of their own")
+    n: int = option(500, "pairs for training; a fifth of that, at most 200, for validation", minimum=1)
+    max_tokens: int = option(96, "longest rejected reply, in tokens", minimum=1)
+    max_seq_length: int = option(1024, "tokens of prompt and reply; longer prompts lose their oldest turns", minimum=16)
+    temperature: float = option(0.8, "sampling temperature (0: greedy)", minimum=0.0)
+    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
+    max_similarity: float = option(
+        0.9, "pairs whose sides are more alike than this (0 to 1) are dropped", minimum=0.0, maximum=1.0
+    )
+    batch_size: int = option(32, "replies written at once", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class DpoConfig(_TrainConfig):
+    """Preference training from the SFT adapter."""
+
+    model: str = option("", MODEL_HELP + " (default: the SFT run's)")
+    adapter: str = option("", "adapter or run to start from (default: the newest SFT run)")
+    pairs: str = option("data/pairs", "folder with the pairs; made when missing")
+    fresh: bool = option(False, "train a new adapter on the frozen SFT one (only then --rank, --alpha, --dora)")
+    beta: float = option(0.1, "strength of the pull to the reference", above=0.0)
+    label_smoothing: float = option(0.0, "assumed share of flipped preferences", minimum=0.0, maximum=0.49)
+    nll_weight: float = option(0.0, "weight of an extra likelihood term on the chosen replies", minimum=0.0)
+    learning_rate: float = option(1e-5, "peak learning rate of AdamW", above=0.0)
+    epochs: float = option(1.0, "passes over the pairs, when --updates is not given", above=0.0)
+    eval_limit: int = option(200, "at most this many held-out pairs per evaluation, evenly spread", minimum=1)
+
+
+@dataclass(frozen=True)
+class FuseConfig:
+    """Adapter -> standalone model, with a parity gate."""
+
+    adapter: str = option("", "adapter or run to merge (default: the newest DPO or SFT run)")
+    model: str = option("", MODEL_HELP + " (default: the one the adapter was made for)")
+    out: str = option("", "folder to write to (default: the next free runs/fused-<n>)")
+    bits: str = option("auto", "width of the fused weights; auto is the narrowest that passes", choices=("auto", "4", "8", "16"))
+    try_all: bool = option(False, "with auto: measure every width, not only up to the first that passes")
+    force: bool = option(False, "write the named width even if it fails the gate")
+    min_retention: float = option(0.9, "the gate: share of the adapter's effect that must survive", minimum=0.0, maximum=1.0)
+    data: str = option("data/clean", "held-out conversations for the gate")
+    gate_tokens: int = option(768, "held-out reply tokens to compare distributions on", minimum=16)
+    max_seq_length: int = option(512, "tokens per held-out conversation", minimum=16)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Talk to the base model, an adapter, or a fused model."""
+
+    model: str = option("", MODEL_HELP + " (default: the newest run's)")
+    adapter: str = option("", "adapter or run; 'none' for the base model (default: the newest run)")
+    system: str | None = option(None, "system message (default: the one trained with)")
+    max_tokens: int = option(256, "longest reply, in tokens", minimum=1)
+    temperature: float = option(0.7, "sampling temperature (0: greedy)", minimum=0.0)
+    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
+    strength: float = option(1.0, "how much of the adapter: 0 is the base model, 1 the person")
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """A quick report card: the person's held-out replies against each model's."""
+
+    data: str = option("data/clean", "folder with test.jsonl (else valid.jsonl)")
+    out: str = option("", "folder to write to (default: the next free runs/eval-<n>)")
+    n: int = option(100, "held-out prompts to answer", minimum=10)
+    max_tokens: int = option(64, "longest reply, in tokens", minimum=1)
+    max_seq_length: int = option(512, "tokens per held-out conversation", minimum=16)
+    temperature: float = option(0.8, "sampling temperature (0: greedy)", minimum=0.0)
+    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
+    batch_size: int = option(64, "replies written at once", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Our training step against stock mlx-lm's, on the same rows."""
+
+    model: str = option(DEFAULT_MODEL, MODEL_HELP)
+    data: str = option("data/clean", "folder with train.jsonl")
+    rank: int = option(64, "rank of the adapter", minimum=1)
+    dora: bool = option(False, "DoRA or plain LoRA", flag="--dora/--lora")
+    batch_size: int = option(4, "conversations per micro-batch", minimum=1)
+    max_seq_length: int = option(256, "tokens per conversation", minimum=16)
+    steps: int = option(6, "timed steps of each per round", minimum=1)
+    rounds: int = option(3, "rounds, alternating; the median is reported", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)

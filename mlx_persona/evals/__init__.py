@@ -1,0 +1,1 @@
+"""Is it really them? Measures of a persona."""

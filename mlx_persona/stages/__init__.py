@@ -1,0 +1,1 @@
+"""One module per stage: each wires data, model, objective and loop."""

@@ -1,0 +1,1 @@
+"""Conversations -> token ids, masks and batches."""

@@ -1,0 +1,1 @@
+"""The one step loop, and what it is made of."""
