@@ -19,7 +19,9 @@ class CleanConfig:
 
     raw: tuple[str, ...] = option((), "files or folders to read", hidden=True)
     me: tuple[str, ...] = option((), "whose replies to learn: the name or id in the export; repeatable")
-    source: str = option("auto", "format of the export", choices=("auto", "messages", "sharegpt", "completion", "chitchat"))
+    source: str = option(
+        "auto", "format of the export", choices=("auto", "messages", "sharegpt", "completion", "chitchat")
+    )
     out: str = option("data/clean", "folder to write to")
     system_prompt: str = option("none", "'none' strips system prompts; any other text replaces them")
     min_chars: int = option(10, "shorter replies are not trained on (0 keeps all), in characters", minimum=0)
@@ -29,7 +31,9 @@ class CleanConfig:
         flag="--meta-pattern",
     )
     valid_fraction: float = option(0.1, "share of the conversations for validation", minimum=0.0, maximum=0.5)
-    test_fraction: float = option(0.1, "share of the conversations held out for the report card", minimum=0.0, maximum=0.5)
+    test_fraction: float = option(
+        0.1, "share of the conversations held out for the report card", minimum=0.0, maximum=0.5
+    )
     max_bad_lines: float = option(0.05, "more unreadable lines than this share is an error", minimum=0.0, maximum=1.0)
 
     def __post_init__(self) -> None:
@@ -52,7 +56,9 @@ class _TrainConfig:
     dropout: float = option(0.0, "dropout on the adapter's input", minimum=0.0, maximum=0.9)
     learning_rate: float = option(2e-4, "peak learning rate of AdamW", above=0.0)
     warmup: float = option(0.05, "share of the updates for linear warm-up", minimum=0.0, maximum=0.9)
-    final_lr: float = option(0.1, "learning rate at the end of the cosine, as a share of the peak", minimum=0.0, maximum=1.0)
+    final_lr: float = option(
+        0.1, "learning rate at the end of the cosine, as a share of the peak", minimum=0.0, maximum=1.0
+    )
     weight_decay: float = option(0.01, "AdamW's decoupled weight decay", minimum=0.0)
     clip: float = option(1.0, "clip the gradient to this global norm (0: off)", minimum=0.0)
     updates: int | None = option(None, "optimizer updates (instead of --epochs)", minimum=1)
@@ -138,10 +144,14 @@ class FuseConfig:
     adapter: str = option("", "adapter or run to merge (default: the newest DPO or SFT run)")
     model: str = option("", MODEL_HELP + " (default: the one the adapter was made for)")
     out: str = option("", "folder to write to (default: the next free runs/fused-<n>)")
-    bits: str = option("auto", "width of the fused weights; auto is the narrowest that passes", choices=("auto", "4", "8", "16"))
+    bits: str = option(
+        "auto", "width of the fused weights; auto is the narrowest that passes", choices=("auto", "4", "8", "16")
+    )
     try_all: bool = option(False, "with auto: measure every width, not only up to the first that passes")
     force: bool = option(False, "write the named width even if it fails the gate")
-    min_retention: float = option(0.9, "the gate: share of the adapter's effect that must survive", minimum=0.0, maximum=1.0)
+    min_retention: float = option(
+        0.9, "the gate: share of the adapter's effect that must survive", minimum=0.0, maximum=1.0
+    )
     data: str = option("data/clean", "held-out conversations for the gate")
     gate_tokens: int = option(768, "held-out reply tokens to compare distributions on", minimum=16)
     max_seq_length: int = option(512, "tokens per held-out conversation", minimum=16)

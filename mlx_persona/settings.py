@@ -169,7 +169,10 @@ def plain(config: Any) -> dict[str, Any]:
 
 def commented_yaml(config: type, title: str) -> str:
     """The defaults of a config as a commented YAML file (what ``configs/`` holds)."""
-    lines = [f"# {title}", "# Generated from the defaults in the code by `make docs`; copy it and change what you need."]
+    lines = [
+        f"# {title}",
+        "# Generated from the defaults in the code by `make docs`; copy it and change what you need.",
+    ]
     for item in dataclasses.fields(config):
         extra = f" ({' | '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
         default = list(item.default) if isinstance(item.default, tuple) else item.default

@@ -1,0 +1,128 @@
+"""Device, fast BLAS and memory. Imported before :mod:`mlx`, wherever mlx is used.
+
+Importing this module loads a fast BLAS on Linux (:mod:`mlx_persona.blas`). It never fails; it
+reports, in :func:`doctor` and :func:`slow_blas_problem`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mlx_persona import blas
+
+BLAS_HINT = "pip install 'mlx-persona[cpu]'  (or: apt-get install libopenblas0-pthread)"
+SLOW_GFLOPS = 15.0
+
+
+BLAS: str | None = blas.load()
+
+import mlx.core as mx  # noqa: E402  (only after the BLAS)
+
+
+@functools.cache
+def on_cpu() -> bool:
+    """Whether MLX computes on the CPU (no Metal, no CUDA)."""
+    return bool(mx.default_device() == mx.cpu)
+
+
+def device_name() -> str:
+    """``metal``, ``cuda`` or ``cpu``."""
+    if on_cpu():
+        return "cpu"
+    return "metal" if mx.metal.is_available() else "cuda"
+
+
+def blas_name() -> str | None:
+    """The file name of the BLAS that was loaded before mlx."""
+    return Path(BLAS).name if BLAS else None
+
+
+def memory_bytes() -> int:
+    """Physical memory in bytes (of the device, where it has its own)."""
+    if not on_cpu():
+        info = mx.device_info()
+        for key in ("memory_size", "total_memory"):
+            if key in info:
+                return int(info[key])
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def measure_gflops(size: int = 1024, seconds: float = 0.5) -> float:
+    """Measured rate of fp32 matrix products, in GFLOP/s (best of several, since machines are noisy)."""
+    a = mx.random.normal((size, size), key=mx.random.key(0))
+    mx.eval(a, a @ a)
+    best, end = 0.0, time.perf_counter() + seconds
+    while True:
+        start = time.perf_counter()
+        mx.eval(a @ a)
+        now = time.perf_counter()
+        best = max(best, 2 * size**3 / (now - start) / 1e9)
+        if now >= end:
+            return best
+
+
+@functools.cache
+def slow_blas_problem() -> str | None:
+    """What is wrong with matrix products here and the command that mends it, or None. Measured, not guessed."""
+    if not on_cpu() or BLAS is not None:
+        return None
+    rate = measure_gflops(512, 0.2)
+    if rate >= SLOW_GFLOPS:
+        return None
+    return f"matrix products run at {rate:.0f} GFLOP/s, for lack of a fast BLAS; mend it with: {BLAS_HINT}"
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide whether a run can be repeated bit for bit."""
+    out = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    for package in ("mlx", "mlx-lm", "numpy", "mlx-persona"):
+        try:
+            out[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            out[package] = "unknown"
+    out["blas"] = blas_name() or "built in"
+    threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")
+    out["threads"] = threads or str(os.cpu_count())
+    return out
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """What this machine can do."""
+
+    device: str
+    mlx: str
+    mlx_lm: str
+    blas: str | None
+    gflops: float
+    memory_bytes: int
+    problems: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a JSON object."""
+        return {**asdict(self), "problems": list(self.problems)}
+
+
+def doctor() -> DoctorReport:
+    """Measure this machine: device, versions, BLAS, GFLOP/s, memory, and what should be mended."""
+    known = versions()
+    problems = []
+    gflops = measure_gflops()
+    if on_cpu() and gflops < SLOW_GFLOPS:
+        problems.append(f"matrix products run at {gflops:.0f} GFLOP/s; mend it with: {BLAS_HINT}")
+    if sys.platform == "darwin" and on_cpu():
+        problems.append("MLX does not see the GPU; use an arm64 Python on Apple silicon")
+    gigabytes = memory_bytes() / 2**30
+    if gigabytes < 15:
+        problems.append(f"{gigabytes:.0f} GB of memory: choose a model under 4 B parameters (4-bit)")
+    return DoctorReport(
+        device_name(), known["mlx"], known["mlx-lm"], blas_name(), round(gflops, 1), memory_bytes(), tuple(problems)
+    )
