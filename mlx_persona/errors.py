@@ -14,3 +14,12 @@ class PersonaError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+
+
+class Interrupted(Exception):  # noqa: N818  (nothing went wrong)
+    """The user stopped the command; what it had reached is saved. Exit status 130."""
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint

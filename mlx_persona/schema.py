@@ -7,13 +7,13 @@ an error names the file and the line (``train.jsonl:17``), so that it can be men
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from mlx_persona.errors import PersonaError
+from mlx_persona.files import write_text
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -158,20 +158,6 @@ def read_pairs(path: Path) -> list[Pair]:
 def dump_line(value: object) -> str:
     """One JSONL line: UTF-8 as it is, keys in the given order."""
     return json.dumps(value, ensure_ascii=False) + "\n"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def write_jsonl(path: Path, records: Iterable[Conversation | Pair]) -> int:

@@ -1,1 +1,21 @@
-"""One importer per export format."""
+"""One importer per export format. To add one: write the module, and list it in ``SOURCES`` (and `--source`)."""
+
+from __future__ import annotations
+
+from data_prep.sources import chitchat, completion, messages, sharegpt
+from data_prep.sources.base import Bad, Head, RawConversation, RawMessage, Source
+
+__all__ = ["SOURCES", "Bad", "Head", "RawConversation", "RawMessage", "Source", "by_name", "detect"]
+
+# In the order in which they are tried. Chitchat looks at little of a file, so it goes first.
+SOURCES: tuple[Source, ...] = (chitchat, messages, sharegpt, completion)
+
+
+def by_name(name: str) -> Source:
+    """The importer that ``--source`` calls by this name."""
+    return next(source for source in SOURCES if source.name == name)
+
+
+def detect(head: Head) -> Source | None:
+    """The first importer that a file's beginning fits, or None."""
+    return next((source for source in SOURCES if source.matches(head)), None)

@@ -1,1 +1,3 @@
 """Base models, adapters and their files."""
+
+from mlx_persona import backend  # a fast BLAS must be loaded before any module here imports mlx

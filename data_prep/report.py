@@ -1,0 +1,148 @@
+"""The account of a cleaning: every message that was read ends in exactly one place."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from data_prep.sessions import Turn
+from data_prep.sources import Bad
+from mlx_persona.schema import Conversation
+
+EXAMPLES = 3
+EXAMPLE_CHARS = 120
+
+
+@dataclass(frozen=True)
+class CleanReport:
+    """What came of a cleaning. Counts are of messages as read, before bursts were joined.
+
+    ``read == kept + context + sum(dropped) + quarantined``: ``kept`` are in replies that are trained on,
+    ``context`` is everything else in the output, a quarantined line counts as one message.
+    """
+
+    read: int
+    kept: int
+    context: int
+    dropped: dict[str, int]
+    quarantined: int
+    splits: dict[str, dict[str, int]]  # name -> conversations, messages (joined), replies, trained_replies
+    redacted: dict[str, int]
+    seconds: float
+    out: str
+    sources: dict[str, int]  # importer -> files
+    person: dict[str, Any]  # names, replies (joined turns judged), short_share (under min_chars)
+    set_aside: dict[str, int]  # reason -> own messages that stay as context
+    examples: dict[str, list[str]]  # reason -> the beginnings of a few messages
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON object: one key per field."""
+        return dataclasses.asdict(self)
+
+
+@dataclass
+class Ledger:
+    """Counts while the messages pass."""
+
+    read: int = 0
+    kept: int = 0
+    context: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    bad: list[Bad] = field(default_factory=list)
+    replies: int = 0
+    short: int = 0
+
+    def quarantine(self, bad: Bad) -> None:
+        """A line that cannot be read."""
+        self.read += 1
+        self.bad.append(bad)
+
+    def drop(self, reason: str, turns: Iterable[Turn]) -> None:
+        """Turns that go, for one reason."""
+        for turn in turns:
+            self.dropped[reason] += turn.parts
+            if len(self.examples[reason]) < EXAMPLES:
+                cut = turn.text[:EXAMPLE_CHARS]
+                self.examples[reason].append(cut if cut == turn.text else cut + "...")
+
+    def sift(self, turns: Iterable[Turn], reason: Callable[[Turn], str | None]) -> list[Turn]:
+        """The turns without a reason to go; the others are dropped."""
+        stay: list[Turn] = []
+        for turn in turns:
+            why = reason(turn)
+            if why is None:
+                stay.append(turn)
+            else:
+                self.drop(why, [turn])
+        return stay
+
+    def keep(self, turns: Iterable[Turn]) -> None:
+        """Turns that are in the output."""
+        for turn in turns:
+            if turn.trained:
+                self.kept += turn.parts
+            else:
+                self.context += turn.parts
+                if turn.aside:
+                    self.set_aside[turn.aside] += turn.parts
+
+    def by_reason(self) -> dict[str, int]:
+        """What was dropped, the commonest reason first."""
+        return _sorted(self.dropped)
+
+    def check(self) -> None:
+        """Raise RuntimeError unless every message that was read is accounted for."""
+        placed = self.kept + self.context + self.dropped.total() + len(self.bad)
+        if placed != self.read:
+            raise RuntimeError(f"the cleaning lost count: {self.read} messages read, {placed} accounted for")
+
+    def report(
+        self,
+        splits: dict[str, list[Conversation]],
+        *,
+        seconds: float,
+        out: str,
+        sources: dict[str, int],
+        names: list[str],
+        notes: list[str],
+    ) -> CleanReport:
+        """The report, after the last message."""
+        return CleanReport(
+            read=self.read,
+            kept=self.kept,
+            context=self.context,
+            dropped=self.by_reason(),
+            quarantined=len(self.bad),
+            splits={name: _sizes(conversations) for name, conversations in splits.items()},
+            redacted={},
+            seconds=round(seconds, 3),
+            out=out,
+            sources=sources,
+            person={
+                "names": names,
+                "replies": self.replies,
+                "short_share": round(self.short / max(self.replies, 1), 4),
+            },
+            set_aside=_sorted(self.set_aside),
+            examples={reason: self.examples[reason] for reason in self.by_reason()},
+            notes=notes,
+        )
+
+
+def _sorted(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
+
+
+def _sizes(conversations: list[Conversation]) -> dict[str, int]:
+    return {
+        "conversations": len(conversations),
+        "messages": sum(len(c.messages) for c in conversations),
+        "replies": sum(m.role == "assistant" for c in conversations for m in c.messages),
+        "trained_replies": sum(c.trained_replies for c in conversations),
+    }

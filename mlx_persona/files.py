@@ -1,0 +1,52 @@
+"""Atomic writes: a reader sees the old file or the new one, never half of it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mlx_persona.errors import PersonaError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, making its folder where needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name and give it its own at the end.
+
+    What was at ``path`` is replaced only once the new folder is whole.
+
+    Raises:
+        PersonaError: the disk is full or not writable; what was there is unharmed.
+    """
+    part, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        if path.exists():
+            path.replace(old)
+        part.replace(path)
+    except (OSError, RuntimeError) as error:  # mlx reports a full disk as RuntimeError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PersonaError(
+            f"cannot write {path}: {reason}", "free some disk space; what was there is unharmed"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

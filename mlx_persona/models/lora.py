@@ -1,0 +1,160 @@
+"""LoRA layers (Hu et al., 2021, arXiv 2106.09685): y = W x + s B A x, with W frozen.
+
+Tensors are named and shaped as stock mlx-lm's (``lora_a`` (in, r), ``lora_b`` (r, out)), so a
+saved adapter opens there. The base of a layer may be dense, quantized, or another adapter layer.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_persona.backend import on_cpu
+from mlx_persona.models.load import dense_weight
+
+
+def matmul_base(base: nn.Module, x: mx.array) -> mx.array:
+    """x Wᵀ for the effective weight W of a base, without its bias: (..., in) -> (..., out)."""
+    if isinstance(base, LoRALinear):
+        return base.without_bias(x)
+    if isinstance(base, nn.QuantizedLinear) and not on_cpu():
+        return mx.quantized_matmul(
+            x,
+            base.weight,
+            scales=base.scales,
+            biases=base.get("biases"),
+            transpose=True,
+            group_size=base.group_size,
+            bits=base.bits,
+            mode=base.mode,
+        )
+    if isinstance(base, nn.QuantizedLinear):  # CPU: its quantized kernels are 20 times slower
+        return x @ dense_weight(base).astype(x.dtype).T
+    return x @ base.weight.T
+
+
+def row_square_norms(base: nn.Module) -> mx.array:
+    """Squared L2 norm of each row of a base's effective weight, in fp32: (out,)."""
+    if isinstance(base, LoRALinear):
+        return base.row_square_norms()
+    return mx.square(dense_weight(base)).sum(axis=1)
+
+
+def low_rank_square_norms(w_sq: mx.array, wa: mx.array, a: mx.array, b: mx.array, scale: float) -> mx.array:
+    """‖W + sBA‖² per row without forming the sum.
+
+    ‖W‖² + 2s·rowsum((W Aᵀ) ∘ B) + s²·rowsum((B A Aᵀ) ∘ B), exact.
+
+    Args:
+        w_sq: ‖W‖² per row (out,).
+        wa: W Aᵀ (out, r).
+        a: lora_a = Aᵀ (in, r).
+        b: lora_b = Bᵀ (r, out).
+        scale: s.
+    """
+    bt = b.T  # (out, r)
+    cross = (wa * bt).sum(axis=1)
+    square = ((bt @ (a.T @ a)) * bt).sum(axis=1)
+    return w_sq + 2 * scale * cross + scale * scale * square
+
+
+def input_dims(base: nn.Module) -> int:
+    """Width of the input of a dense, quantized or adapted linear layer."""
+    if isinstance(base, LoRALinear):
+        return int(base.lora_a.shape[0])
+    if isinstance(base, nn.QuantizedLinear):
+        return int(base.weight.shape[1]) * 32 // int(base.bits)
+    return int(base.weight.shape[1])
+
+
+def row_dropout(x: mx.array, p: float, rows: mx.array, salt: int) -> mx.array:
+    """Dropout whose mask depends on (row key, position, salt) only: (B, T, D).
+
+    Padding, the composition of the batch and resuming cannot change a row's mask.
+
+    Args:
+        x: activations (B, T, D).
+        p: the share that is dropped.
+        rows: one key per row, uint32 (B, 2).
+        salt: what tells layers apart.
+    """
+    batch, length, width = x.shape
+    high = mx.broadcast_to((rows[:, 0] ^ salt)[:, None], (batch, length))
+    low = rows[:, 1][:, None] + mx.arange(length, dtype=mx.uint32)[None]
+    keys = mx.stack([high, low], axis=-1)  # (B, T, 2)
+    draw = mx.vmap(mx.vmap(lambda key: mx.random.bernoulli(1 - p, (width,), key=key)))
+    return x * draw(keys).astype(x.dtype) * (1 / (1 - p))
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer with a trainable low-rank update.
+
+    Underscore-named arrays are module state: a compiled step sees them change, and they are
+    neither trained nor saved. ``_strength`` t interpolates W -> W + t (W' - W).
+    """
+
+    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, path: str, seed: int) -> None:
+        super().__init__()
+        self.linear = base
+        self.scale = scale
+        self._dropout = dropout
+        self._salt = zlib.crc32(path.encode())
+        key = mx.random.key((seed << 32) ^ self._salt)
+        bound = 1 / math.sqrt(input_dims(base))
+        outputs = int(base.lora_b.shape[1] if isinstance(base, LoRALinear) else base.weight.shape[0])
+        self.lora_a: mx.array = mx.random.uniform(-bound, bound, (input_dims(base), rank), key=key)
+        self.lora_b: mx.array = mx.zeros((rank, outputs))
+        self._strength: mx.array | None = None
+        self._rows: mx.array | None = None
+
+    @property
+    def innermost(self) -> nn.Module:
+        """The dense or quantized layer below all adapters."""
+        base = self.linear
+        return base.innermost if isinstance(base, LoRALinear) else base
+
+    def update_of(self, x: mx.array, y: mx.array) -> mx.array:
+        """y + s (dropout(x) A) B in one product that accumulates: (..., out)."""
+        if self.training and self._dropout > 0:
+            if self._rows is None:
+                raise RuntimeError("dropout needs row keys: call set_row_keys before the step")
+            x = row_dropout(x, self._dropout, self._rows, self._salt)
+        z = mx.addmm(y.astype(mx.float32), x @ self.lora_a, self.lora_b, alpha=self.scale)
+        return z.astype(y.dtype)
+
+    def adapted(self, x: mx.array, y: mx.array) -> mx.array:
+        """The adapted output at full strength, from the input and the base's output (no bias)."""
+        return self.update_of(x, y)
+
+    def without_bias(self, x: mx.array) -> mx.array:
+        """x W'ᵀ, without the innermost layer's bias: (..., in) -> (..., out)."""
+        y = matmul_base(self.linear, x)
+        out = self.adapted(x, y)
+        if self._strength is not None:
+            out = y + self._strength.astype(y.dtype) * (out - y)
+        return out
+
+    def row_square_norms(self) -> mx.array:
+        """Squared row norms of W + sBA, factored, in fp32: (out,)."""
+        wa = matmul_base(self.linear, self.lora_a.T).T
+        w_sq = row_square_norms(self.linear)
+        return low_rank_square_norms(w_sq, wa, self.lora_a, self.lora_b, self.scale)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        out = self.without_bias(x)
+        base = self.innermost
+        return out + base.bias if "bias" in base else out
+
+    def merged_weight(self) -> mx.array:
+        """W' in fp32, at the strength that is set: (out, in). For fusing."""
+        base = self.linear
+        w = base.merged_weight() if isinstance(base, LoRALinear) else dense_weight(base)
+        full = self.merge_into(w)
+        return full if self._strength is None else w + self._strength * (full - w)
+
+    def merge_into(self, w: mx.array) -> mx.array:
+        """W + sBA for a dense W (out, in)."""
+        return w + self.scale * (self.lora_b.T @ self.lora_a.T)

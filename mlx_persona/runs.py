@@ -1,0 +1,193 @@
+"""A run directory: resolved config, metrics, checkpoints, lineage, and who may write to it.
+
+``runs/<stage>-<n>/`` holds ``config.yaml``, ``run.json``, ``metrics.jsonl``, ``checkpoints/<update>/``
+and ``adapter/`` (the chosen one).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from mlx_persona.errors import PersonaError
+from mlx_persona.files import write_text
+from mlx_persona.schema import dump_line
+
+RUNS = Path("runs")
+ADAPTER = "adapter"
+
+
+def next_free(stage: str, root: Path = RUNS) -> Path:
+    """The first unused ``runs/<stage>-<n>``."""
+    numbers = [number for number, _ in _numbered(stage, root)]
+    return root / f"{stage}-{max(numbers, default=0) + 1}"
+
+
+def _numbered(stage: str, root: Path) -> list[tuple[int, Path]]:
+    """Existing run directories of a stage with their numbers, oldest first."""
+    found = []
+    if root.is_dir():
+        for path in root.iterdir():
+            match = re.fullmatch(rf"{re.escape(stage)}-(\d+)", path.name)
+            if match and path.is_dir():
+                found.append((int(match[1]), path))
+    return sorted(found)
+
+
+def newest(stages: tuple[str, ...], root: Path = RUNS) -> Path | None:
+    """The most recent run of any of these stages that has a result to build on; earlier stages win no ties."""
+    fits = []
+    for rank, stage in enumerate(stages):
+        for number, path in _numbered(stage, root):
+            info = read_info(path)
+            if info and info.get("status") in ("done", "stopped") and find_adapter(path):
+                fits.append(((info.get("finished", 0.0), -rank, number), path))
+    return max(fits)[1] if fits else None
+
+
+def read_info(run: Path) -> dict[str, Any] | None:
+    """``run.json`` of a run, or None where there is none that can be read."""
+    try:
+        value = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def find_adapter(path: Path) -> Path | None:
+    """The adapter in ``path``: itself, its ``adapter/``, or (a run that was cut off) its best checkpoint."""
+    for folder in (path, path / ADAPTER):
+        if (folder / "adapter_config.json").is_file():
+            return folder
+    checkpoints = sorted_checkpoints(path)
+    if not checkpoints:
+        return None
+    state = json.loads((checkpoints[-1] / "state.json").read_text(encoding="utf-8"))
+    best = path / "checkpoints" / f"{state['best_update']:06d}"
+    return best if best.is_dir() else checkpoints[-1]
+
+
+def resolve_adapter(name: str) -> Path:
+    """An adapter named by the user: its folder, or a run's; raises PersonaError."""
+    path = Path(name)
+    if not path.is_dir():
+        raise PersonaError(f"no such adapter or run: {name}")
+    found = find_adapter(path)
+    if found is None:
+        raise PersonaError(f"no adapter in {name}", "name a run directory, or a folder with adapters.safetensors")
+    return found
+
+
+def sorted_checkpoints(run: Path) -> list[Path]:
+    """Whole checkpoints of a run, oldest first."""
+    folder = run / "checkpoints"
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.name.isdigit() and (p / "state.json").is_file())
+
+
+def git_revision() -> str | None:
+    """The revision of the working directory's git checkout, if it is one."""
+    try:
+        out = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() or None
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Run:
+    """One run directory, opened for writing by one process at a time."""
+
+    def __init__(self, path: Path, lock: IO[str]) -> None:
+        self.path = path
+        self._lock = lock
+        self._metrics: IO[str] | None = None
+        self.info: dict[str, Any] = read_info(path) or {}
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any], info: dict[str, Any]) -> Run:
+        """Make a new run directory.
+
+        Raises:
+            PersonaError: it holds a run already, or another process writes to it.
+        """
+        if path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
+            raise PersonaError(f"{path} is in use already", f"continue it with --resume {path}, or give another --out")
+        run = cls(path, _lock(path))
+        write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        run.update_info(**info, status="running")
+        return run
+
+    @classmethod
+    def reopen(cls, path: Path) -> Run:
+        """Open an existing run to continue it; raises PersonaError when it is none or is being written to."""
+        if not (path / "config.yaml").is_file() or read_info(path) is None:
+            raise PersonaError(f"nothing to resume in {path}: it is not a run directory")
+        return cls(path, _lock(path))
+
+    def update_info(self, **values: Any) -> None:
+        """Change ``run.json`` atomically."""
+        self.info.update(values)
+        write_text(self.path / "run.json", json.dumps(self.info, indent=2, ensure_ascii=False) + "\n")
+
+    def log(self, event: str, **values: Any) -> None:
+        """Append one event to ``metrics.jsonl``."""
+        if self._metrics is None:
+            self._metrics = (self.path / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics.write(dump_line({"event": event, **values}))
+        self._metrics.flush()
+
+    def metrics_size(self) -> int:
+        """Bytes of ``metrics.jsonl`` so far: what a checkpoint remembers, to cut back to."""
+        path = self.path / "metrics.jsonl"
+        return path.stat().st_size if path.exists() else 0
+
+    def cut_metrics(self, size: int) -> None:
+        """Forget events that were logged after a checkpoint."""
+        path = self.path / "metrics.jsonl"
+        if path.exists():
+            os.truncate(path, size)
+
+    def events(self) -> list[dict[str, Any]]:
+        """All events so far."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+    def close(self) -> None:
+        """Release the directory."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+        self._lock.close()
+        (self.path / ".lock").unlink(missing_ok=True)
+
+
+def _lock(path: Path) -> IO[str]:
+    """Hold a run directory: released by the system even after ``kill -9``."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / ".lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise PersonaError(f"cannot write to {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise PersonaError(f"another process is writing to {path}", "wait for it, or give another --out") from error
+    return lock

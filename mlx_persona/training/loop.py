@@ -1,0 +1,270 @@
+"""The only step loop. SFT and DPO differ in the objective and the batches that they hand to it.
+
+An update is ``grad_accumulation`` micro-batches: gradients are added up as sums and divided once
+by the summed weight, so N micro-batches equal one big batch. Schedules, evaluations and the end
+are counted in updates and fixed when the run starts.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from types import FrameType
+from typing import Any, Protocol
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_persona.errors import Interrupted, PersonaError
+from mlx_persona.models import adapters
+from mlx_persona.models.adapters import AdapterSpec
+from mlx_persona.runs import Run
+from mlx_persona.training import checkpoint, optim
+from mlx_persona.training.checkpoint import LoopState
+from mlx_persona.training.objectives import Batch, Knobs, Objective
+
+Hook = Callable[[str, dict[str, Any]], None]
+
+
+class Source(Protocol):
+    """Where batches come from. Micro-batches are numbered over all epochs."""
+
+    def train_batch(self, number: int, update: int) -> Batch:
+        """Micro-batch ``number``, with the row keys of ``update``."""
+
+    def eval_batches(self) -> Sequence[Batch]:
+        """The frozen, ordered evaluation set."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """The plan of a run, in updates."""
+
+    updates: int
+    grad_accumulation: int
+    learning_rate: float
+    warmup: float
+    final_lr: float
+    weight_decay: float
+    clip: float
+    eval_every: int
+    patience: int
+    keep_last: int
+
+
+@dataclass(frozen=True)
+class LoopResult:
+    """What a run came to: ``status`` is ``done`` or ``stopped`` (early, by patience)."""
+
+    status: str
+    state: LoopState
+    best_metrics: dict[str, float]
+
+
+class _Stop:
+    """Whether the user asked to stop; a second request stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextmanager
+def _catch_signals() -> Iterator[_Stop]:
+    stop = _Stop()
+    try:
+        old = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: a notebook's or a server's worker
+        old = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+class Loop:
+    """Trains the adapter that is attached to a model; see :meth:`run`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        source: Source,
+        config: LoopConfig,
+        run: Run,
+        spec: AdapterSpec,
+        knobs: Knobs,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        self.model, self.source, self.config, self.run_dir = model, source, config, run
+        self.spec, self.knobs, self.hooks = spec, knobs, hooks
+        self.state = LoopState()
+        self.optimizer = optim.make_adamw(config.weight_decay)
+        self.optimizer.init(model.trainable_parameters())
+        self._objective = objective
+        self._compile()
+
+    def _compile(self) -> None:
+        model, optimizer, objective, clip = self.model, self.optimizer, self._objective, self.config.clip
+        reads, writes = [model.state], [model.state, optimizer.state]
+
+        def with_aux(batch: Batch, knobs: Knobs) -> Any:
+            loss, weight, metrics = objective(model, batch, knobs)
+            return loss, weight, metrics
+
+        value_and_grad = nn.value_and_grad(model, with_aux)
+
+        @partial(mx.compile, inputs=reads)
+        def gradients(batch: Batch, knobs: Knobs) -> Any:
+            parameters = model.trainable_parameters()
+            out = value_and_grad(batch, knobs)
+            model.update(parameters)  # value_and_grad leaves its tracers in the model
+            return out
+
+        @partial(mx.compile, inputs=reads)
+        def losses(batch: Batch, knobs: Knobs) -> Any:
+            return objective(model, batch, knobs)
+
+        @mx.compile
+        def mean(grad_sum: Any, weight: mx.array) -> Any:
+            return optim.mean_and_norm(grad_sum, weight, clip)
+
+        @partial(mx.compile, inputs=writes, outputs=writes)
+        def apply(grads: Any) -> None:
+            optimizer.update(model, grads)
+
+        self._gradients, self._losses, self._mean, self._apply = gradients, losses, mean, apply
+
+    def resume(self) -> None:
+        """Go back to the newest checkpoint of the run directory."""
+        self.state = checkpoint.restore(self.run_dir, self.model, self.optimizer)
+        self._compile()  # the optimizer's state is another object now
+
+    def run(self) -> LoopResult:
+        """Train to the planned end.
+
+        Raises:
+            Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
+            PersonaError: the loss is not finite, or the disk is full; earlier checkpoints stay.
+        """
+        config, state = self.config, self.state
+        status = "done"
+        self.model.train()
+        with _catch_signals() as stop:
+            started = time.perf_counter() - state.seconds
+            if state.update == 0:
+                state.base_loss = self._evaluate()["loss"]
+            while state.update < config.updates:
+                self._update(started)
+                due = state.update % config.eval_every == 0 or state.update == config.updates
+                if due:
+                    self._judge()
+                if due or stop.asked:
+                    self._checkpoint()
+                if stop.asked:
+                    raise Interrupted(
+                        f"stopped after update {state.update}", f"continue with --resume {self.run_dir.path}"
+                    )
+                if config.patience and state.worse >= config.patience:
+                    status = "stopped"
+                    self._emit("early_stop", reason=f"no better evaluation loss in {state.worse} evaluations")
+                    break
+        self.model.eval()
+        return LoopResult(status, state, self._best_metrics())
+
+    def _update(self, started: float) -> None:
+        """One optimizer update, logged."""
+        config, state = self.config, self.state
+        update = state.update + 1
+        rate = optim.learning_rate(update, config.updates, config.learning_rate, config.warmup, config.final_lr)
+        grad_sum, sums, tokens, supervised = None, None, 0, 0
+        for number in range(state.cursor, state.cursor + config.grad_accumulation):
+            batch = self.source.train_batch(number, update)
+            if "rows" in batch:
+                adapters.set_row_keys(self.model, batch.pop("rows"))
+            tokens += int(batch["tokens"].size)
+            supervised += int(batch["weights"].sum())
+            (loss, weight, metrics), grads = self._gradients(batch, self.knobs)
+            grad_sum = optim.add(grad_sum, grads)
+            sums = optim.add(sums, {"loss": mx.stack([loss, weight]), **metrics})
+            mx.eval(grad_sum, sums)
+        assert sums is not None
+        figures = {name: float(pair[0] / pair[1]) for name, pair in sums.items()}
+        mean, norm = self._mean(grad_sum, sums["loss"][1])
+        grad_norm = float(norm)
+        if not (math.isfinite(figures["loss"]) and math.isfinite(grad_norm)):
+            raise PersonaError(
+                f"the loss is not finite at update {update} (loss {figures['loss']}, gradient norm {grad_norm}); "
+                f"the last good checkpoint is that of update {state.best_update or 'none'}",
+                "try a smaller --learning-rate",
+            )
+        self.optimizer.learning_rate = mx.array(rate, mx.float32)
+        self._apply(mean)
+        mx.eval(self.model.state, self.optimizer.state)
+        adapters.refresh(self.model)
+        state.update, state.cursor = update, state.cursor + config.grad_accumulation
+        state.tokens, state.supervised = state.tokens + tokens, state.supervised + supervised
+        state.seconds = time.perf_counter() - started
+        self._emit(
+            "train",
+            **figures,
+            learning_rate=rate,
+            grad_norm=grad_norm,
+            tokens=tokens,
+            supervised_tokens=supervised,
+            seconds=round(state.seconds, 3),
+            peak_bytes=mx.get_peak_memory(),
+        )
+
+    def _evaluate(self) -> dict[str, float]:
+        """Loss and metrics on the whole frozen evaluation set, logged."""
+        self.model.eval()
+        sums, tokens = None, 0
+        for batch in self.source.eval_batches():
+            loss, weight, metrics = self._losses(batch, self.knobs)
+            sums = optim.add(sums, {"loss": mx.stack([loss, weight]), **metrics})
+            mx.eval(sums)
+            tokens += int(batch["weights"].sum())
+        assert sums is not None
+        figures = {name: float(pair[0] / pair[1]) for name, pair in sums.items()}
+        self._emit("eval", **figures, tokens=tokens)
+        self.model.train()
+        return figures
+
+    def _judge(self) -> None:
+        """Evaluate, and remember the best and how long it is ago."""
+        state = self.state
+        loss = self._evaluate()["loss"]
+        if not math.isfinite(loss):
+            raise PersonaError(
+                f"the evaluation loss is not finite at update {state.update}", "try a smaller --learning-rate"
+            )
+        if state.best_loss is None or loss < state.best_loss:
+            state.best_loss, state.best_update, state.worse = loss, state.update, 0
+        else:
+            state.worse += 1
+
+    def _checkpoint(self) -> None:
+        self._emit("checkpoint", best_update=self.state.best_update)
+        checkpoint.save(self.run_dir, self.model, self.spec, self.optimizer, self.state, self.config.keep_last)
+
+    def _best_metrics(self) -> dict[str, float]:
+        """The evaluation figures at the best update."""
+        evals = [e for e in self.run_dir.events() if e["event"] == "eval" and e["update"] == self.state.best_update]
+        return {k: v for k, v in evals[-1].items() if k not in ("event", "update", "tokens")} if evals else {}
+
+    def _emit(self, event: str, **values: Any) -> None:
+        values = {"update": self.state.update, **values}
+        self.run_dir.log(event, **values)
+        for hook in self.hooks:
+            hook(event, values)

@@ -1,0 +1,95 @@
+"""What is minimised: ``objective(model, batch, knobs) -> (loss_sum, weight, metrics)``.
+
+Losses are sums and come with their weight, so that N micro-batches add up to one big batch.
+Metrics are arrays [sum, weight]; the loop adds them up and divides once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_persona.models.heads import RowLogits
+
+Batch = dict[str, mx.array]
+Knobs = dict[str, mx.array]
+Metrics = dict[str, mx.array]
+Objective = Callable[[nn.Module, Batch, Knobs], tuple[mx.array, mx.array, Metrics]]
+
+
+def token_log_probs(rows: RowLogits, model: nn.Module, batch: Batch) -> mx.array:
+    """log p(target) in fp32 at each gathered position: (P,)."""
+    logits = rows(model, batch["tokens"], batch["positions"])  # (P, V)
+    return -nn.losses.cross_entropy(logits, batch["targets"])
+
+
+def sft(rows: RowLogits) -> Objective:
+    """Cross-entropy over the supervised tokens, in nats; weight = their number."""
+
+    def objective(model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[mx.array, mx.array, Metrics]:
+        weights = batch["weights"]
+        loss = -(token_log_probs(rows, model, batch) * weights).sum()
+        return loss, weights.sum(), {}
+
+    return objective
+
+
+def row_log_probs(rows: RowLogits, model: nn.Module, batch: Batch, count: int) -> tuple[mx.array, mx.array]:
+    """Summed log-probability of each row's supervised tokens, and their number: (B,), (B,)."""
+    log_probs = token_log_probs(rows, model, batch) * batch["weights"]
+    member = (batch["segments"][None] == mx.arange(count)[:, None]) * batch["weights"][None]  # (B, P)
+    return member @ log_probs, member.sum(axis=1)
+
+
+def dpo_losses(
+    chosen: mx.array, rejected: mx.array, ref_chosen: mx.array, ref_rejected: mx.array, beta: mx.array, smoothing: float
+) -> tuple[mx.array, mx.array, mx.array]:
+    """DPO's sigmoid loss (Rafailov et al., 2023, eq. 7) with label smoothing (cDPO, Mitchell 2023).
+
+    Args:
+        chosen, rejected: log-probabilities of the replies under the policy (N,).
+        ref_chosen, ref_rejected: the same under the reference (N,).
+        beta: strength of the pull to the reference.
+        smoothing: assumed share of flipped preferences, 0 <= smoothing < 0.5.
+
+    Returns:
+        Losses, chosen rewards, rejected rewards, each (N,).
+    """
+    reward_chosen, reward_rejected = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
+    margin = reward_chosen - reward_rejected
+    losses = -(1 - smoothing) * nn.log_sigmoid(margin) - smoothing * nn.log_sigmoid(-margin)
+    return losses, reward_chosen, reward_rejected
+
+
+def dpo(rows: RowLogits, smoothing: float, nll_weight: float) -> Objective:
+    """DPO over pairs: rows 0..N-1 of a batch are chosen, N..2N-1 rejected; weight = pairs.
+
+    The batch carries ``reference`` (2N,): the reference's log-probabilities. ``knobs["beta"]`` is
+    beta. ``nll_weight`` adds the chosen reply's mean token loss (as in RPO, Pang et al., 2024).
+    """
+
+    def objective(model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[mx.array, mx.array, Metrics]:
+        count = batch["tokens"].shape[0]
+        half = count // 2
+        sums, lengths = row_log_probs(rows, model, batch, count)
+        reference = batch["reference"]
+        losses, good, bad = dpo_losses(
+            sums[:half], sums[half:], reference[:half], reference[half:], knobs["beta"], smoothing
+        )
+        pairs = mx.array(half, mx.float32)
+        nll = -sums[:half]
+        total = losses.sum()
+        if nll_weight > 0:
+            total = total + nll_weight * (nll / lengths[:half]).sum()
+        metrics = {
+            "accuracy": mx.stack([(good > bad).sum(), pairs]),
+            "margin": mx.stack([(good - bad).sum(), pairs]),
+            "chosen_reward": mx.stack([good.sum(), pairs]),
+            "rejected_reward": mx.stack([bad.sum(), pairs]),
+            "chosen_loss": mx.stack([nll.sum(), lengths[:half].sum()]),
+        }
+        return total, pairs, metrics
+
+    return objective

@@ -1,0 +1,129 @@
+"""The console: the only module that imports rich. Logs and progress go to stderr, data to stdout.
+
+``NO_COLOR`` and non-terminals give plain text; ``-q`` silences everything but errors.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+
+class _State:
+    quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Silence logs and progress (errors still show)."""
+    _State.quiet = quiet
+
+
+def _err() -> Console:
+    # Made anew, so that a redirected stderr (tests, notebooks) is respected.
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def _out() -> Console:
+    return Console(highlight=False, soft_wrap=True)
+
+
+def info(message: str) -> None:
+    """One line of progress, on stderr."""
+    if not _State.quiet:
+        _err().print(escape(message))
+
+
+def warn(message: str) -> None:
+    """Something the user should know, on stderr."""
+    if not _State.quiet:
+        _err().print(f"[yellow]warning:[/yellow] {escape(message)}")
+
+
+def error(message: str, hint: str | None = None) -> None:
+    """An error and its way out, on stderr; shown even when quiet. One line each."""
+    console = _err()
+    console.print(f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}")
+    if hint:
+        console.print(f"[cyan]hint:[/cyan] {escape(hint)}")
+
+
+def json_out(value: Any) -> None:
+    """The result as one JSON object on stdout."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def text_out(text: str, end: str = "\n") -> None:
+    """Data on stdout, unadorned and unbuffered (replies stream)."""
+    sys.stdout.write(text + end)
+    sys.stdout.flush()
+
+
+def table_out(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table on stdout; the first column is left-aligned, the others right-aligned."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(columns):
+        table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 120
+    Console(highlight=False, width=width).print(table)
+
+
+def trained_tokens_out(pieces: Iterable[tuple[str, bool]]) -> None:
+    """Text on stdout with the trained pieces coloured; without colour they stand in «»."""
+    console = _out()
+    plain = not console.is_terminal or console.no_color
+    text = Text()
+    for piece, trained in pieces:
+        if plain:
+            text.append(f"«{piece}»" if trained else piece)
+        else:
+            text.append(piece, style="bold green" if trained else "dim")
+    console.print(text)
+
+
+@dataclass
+class Bar:
+    """A progress bar with a line of figures behind it."""
+
+    _progress: Progress | None
+    _task: TaskID | None
+
+    def advance(self, step: int = 1, note: str = "") -> None:
+        """Move on by ``step`` and show ``note`` (loss, tokens/s, memory)."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, advance=step, note=escape(note))
+
+
+@contextmanager
+def progress(title: str, total: int, done: int = 0) -> Iterator[Bar]:
+    """A bar with ETA on stderr; nothing when quiet or not a terminal."""
+    console = _err()
+    if _State.quiet or not console.is_terminal:
+        yield Bar(None, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        yield Bar(bars, bars.add_task(title, total=total, completed=done, note=""))
+
+
+def ask(prompt: str) -> str:
+    """One line typed by the user; raises EOFError at the end of input."""
+    return input(prompt)

@@ -1,0 +1,114 @@
+"""Tiny exports in every format, and a call that cleans them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.pipeline import clean
+from data_prep.report import CleanReport
+from mlx_persona.config import CleanConfig
+from mlx_persona.schema import Conversation, read_conversations
+
+ANNA = "aaaaaaaa-0000-4000-8000-000000000001"
+BOB = "bbbbbbbb-0000-4000-8000-000000000002"
+CLEO = "bbbbcccc-0000-4000-8000-000000000003"
+
+
+@dataclass
+class Cleaned:
+    """A cleaning's report and everything that it wrote, in time order."""
+
+    report: CleanReport
+    out: Path
+
+    @property
+    def conversations(self) -> list[Conversation]:
+        """What was written."""
+        return [c for name in ("train", "valid", "test") for c in read_conversations(self.out / f"{name}.jsonl")]
+
+    @property
+    def turns(self) -> list[list[tuple[str, str, bool]]]:
+        """Role, text and train of every message."""
+        return [[(m.role, m.content, m.train) for m in c.messages] for c in self.conversations]
+
+
+def chat(*said: tuple[str, str], **more: Any) -> dict[str, Any]:
+    """A record of the `messages` format."""
+    return {"messages": [{"role": role, "content": text} for role, text in said], **more}
+
+
+def good(i: int) -> dict[str, Any]:
+    """A conversation that every rule keeps, unlike all others."""
+    return chat(("user", f"question {i}"), ("assistant", f"a long enough reply {i}"))
+
+
+def bursts(start: str, *said: tuple[str, str]) -> dict[str, Any]:
+    """A conversation of the chitchat export: consecutive messages of one sender are a burst."""
+    out: list[list[dict[str, str]]] = []
+    for second, (sender, text) in enumerate(said):
+        message = {"text": text, "timestamp": f"{start}:{second:02}Z", "sender": sender}
+        if out and out[-1][0]["sender"] == sender:
+            out[-1].append(message)
+        else:
+            out.append([message])
+    return {"prompt": "Speak about food.", "ratings": {}, "start": "2018-05-09T00:00:00Z", "messages": out}
+
+
+@pytest.fixture
+def jsonl(tmp_path: Path) -> Callable[..., str]:
+    """Write records (text stays as it is) as lines; returns the path."""
+
+    def write(*records: Any, name: str = "raw.jsonl") -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [r if isinstance(r, str) else json.dumps(r, ensure_ascii=False) for r in records]
+        path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Callable[..., str]:
+    """Write one value as a whole .json file; returns the path."""
+
+    def write(value: Any, name: str = "raw.json", indent: int | None = None) -> str:
+        path = tmp_path / name
+        path.write_text(json.dumps(value, indent=indent), encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Cleaned]:
+    """Clean paths into a folder of the test."""
+
+    def call(*raw: str, out: Path | None = None, **options: Any) -> Cleaned:
+        folder = out or tmp_path / "out"
+        return Cleaned(clean(CleanConfig(raw=raw, out=str(folder), **options)), folder)
+
+    return call
+
+
+@pytest.fixture
+def export(whole: Callable[..., str]) -> str:
+    """A chitchat export: three conversations with Anna (out of order), one without her, one where nobody answers."""
+    return whole(
+        {
+            "late": bursts(
+                "2018-05-03T10:00", (BOB, "hi anna"), (ANNA, "heyyy"), (ANNA, "wuts up my freind"), (BOB, "bye")
+            ),
+            "early": bursts("2018-05-01T10:00", (ANNA, "hello?"), (BOB, "yes?"), (ANNA, "im so hungry hahaha")),
+            "alone": bursts("2018-05-02T09:00", (ANNA, "anybody there today?")),
+            "others": bursts("2018-05-02T10:00", (BOB, "hi cleo"), (CLEO, "hi bob, nice to see you")),
+            "middle": bursts("2018-05-02T11:00", (CLEO, " what did you eat? "), (ANNA, "a whole pizza lol\n")),
+        },
+        "dataset.json",
+    )
