@@ -111,11 +111,11 @@ class DoctorReport:
         return {**asdict(self), "problems": list(self.problems)}
 
 
-def doctor() -> DoctorReport:
+def doctor(seconds: float = 0.5) -> DoctorReport:
     """Measure this machine: device, versions, BLAS, GFLOP/s, memory, and what should be mended."""
     known = versions()
     problems = []
-    gflops = measure_gflops()
+    gflops = measure_gflops(seconds=seconds)
     if on_cpu() and gflops < SLOW_GFLOPS:
         problems.append(f"matrix products run at {gflops:.0f} GFLOP/s; mend it with: {BLAS_HINT}")
     if sys.platform == "darwin" and on_cpu():

@@ -49,10 +49,6 @@ class _TrainConfig:
     out: str = option("", "run directory (default: the next free runs/<stage>-<n>)")
     resume: str = option("", "run directory to continue, bit-identically, from its last checkpoint")
     system: str = option("", "system message for conversations that have none of their own")
-    rank: int = option(64, "rank of the adapter", minimum=1)
-    alpha: float | None = option(None, "effective scale is alpha / rank (default: 2 x rank)", above=0.0)
-    dora: bool = option(True, "DoRA (magnitude and direction) or plain LoRA", flag="--dora/--lora")
-    num_layers: int = option(-1, "adapt the last N blocks; -1 is all", minimum=-1)
     dropout: float = option(0.0, "dropout on the adapter's input", minimum=0.0, maximum=0.9)
     learning_rate: float = option(2e-4, "peak learning rate of AdamW", above=0.0)
     warmup: float = option(0.05, "share of the updates for linear warm-up", minimum=0.0, maximum=0.9)
@@ -64,13 +60,12 @@ class _TrainConfig:
     updates: int | None = option(None, "optimizer updates (instead of --epochs)", minimum=1)
     epochs: float = option(2.0, "passes over the data, when --updates is not given", above=0.0)
     iters: int | None = option(None, "micro-batches, as mlx-lm counts; converted to updates", minimum=1)
-    batch_size: int = option(4, "conversations per micro-batch", minimum=1)
-    grad_accumulation: int = option(2, "micro-batches per update, weighted by their tokens", minimum=1)
-    max_seq_length: int = option(1024, "tokens; longer conversations lose their oldest turns", minimum=16)
+    batch_size: int = option(1, "conversations (or pairs) per micro-batch", minimum=1)
+    grad_accumulation: int = option(8, "micro-batches per update, weighted by their tokens", minimum=1)
+    max_seq_length: int = option(1024, "tokens per row; longer conversations are split between turns", minimum=16)
     grad_checkpoint: bool | None = option(
         None, "recompute activations to save memory (default: on for models over 1 B parameters)"
     )
-    mask_prompt: bool = option(True, "train on the person's replies only, or on every token")
     eval_every: int | None = option(None, "updates between evaluations (default: 5 % of the run)", minimum=1)
     eval_limit: int = option(64, "at most this many held-out rows per evaluation, evenly spread", minimum=1)
     patience: int = option(5, "stop after this many evaluations without a better loss (0: never)", minimum=0)
@@ -80,20 +75,16 @@ class _TrainConfig:
     def __post_init__(self) -> None:
         check(self)
 
-    @property
-    def effective_alpha(self) -> float:
-        """alpha, or its default of twice the rank."""
-        return 2.0 * self.rank if self.alpha is None else self.alpha
-
-    @property
-    def scale(self) -> float:
-        """The factor on the low-rank update: alpha / rank."""
-        return self.effective_alpha / self.rank
-
 
 @dataclass(frozen=True)
 class SftConfig(_TrainConfig):
     """Supervised fine-tuning on the person's replies."""
+
+    rank: int = option(64, "rank of the adapter", minimum=1)
+    alpha: float | None = option(None, "effective scale is alpha / rank (default: 2 x rank)", above=0.0)
+    dora: bool = option(True, "DoRA (magnitude and direction) or plain LoRA", flag="--dora/--lora")
+    num_layers: int = option(-1, "adapt the last N blocks; -1 is all", minimum=-1)
+    mask_prompt: bool = option(True, "train on the person's replies only, or on every token")
 
 
 @dataclass(frozen=True)
@@ -128,7 +119,10 @@ class DpoConfig(_TrainConfig):
     model: str = option("", MODEL_HELP + " (default: the SFT run's)")
     adapter: str = option("", "adapter or run to start from (default: the newest SFT run)")
     pairs: str = option("data/pairs", "folder with the pairs; made when missing")
-    fresh: bool = option(False, "train a new adapter on the frozen SFT one (only then --rank, --alpha, --dora)")
+    fresh: bool = option(False, "train a new adapter, stacked on the frozen SFT one or on --model alone")
+    rank: int | None = option(None, "rank of a --fresh adapter (default: 32)", minimum=1)
+    alpha: float | None = option(None, "alpha of a --fresh adapter (default: 2 x rank)", above=0.0)
+    dora: bool | None = option(None, "kind of a --fresh adapter (default: as the SFT one)", flag="--dora/--lora")
     beta: float = option(0.1, "strength of the pull to the reference", above=0.0)
     label_smoothing: float = option(0.0, "assumed share of flipped preferences", minimum=0.0, maximum=0.49)
     nll_weight: float = option(0.0, "weight of an extra likelihood term on the chosen replies", minimum=0.0)
@@ -208,6 +202,43 @@ class BenchConfig:
     steps: int = option(6, "timed steps of each per round", minimum=1)
     rounds: int = option(3, "rounds, alternating; the median is reported", minimum=1)
     seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """A conversation with the trained tokens coloured."""
+
+    model: str = option("", MODEL_HELP + " (default: the newest run's)")
+    data: str = option("data/clean/train.jsonl", "file with conversations")
+    number: int = option(1, "which conversation of the file, counted from 1", minimum=1)
+    system: str = option("", "system message for conversations that have none of their own")
+    mask_prompt: bool = option(True, "train on the person's replies only, or on every token")
+    max_seq_length: int = option(1024, "tokens per row; longer conversations are split between turns", minimum=16)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The whole path on an embedded model and real conversations."""
+
+    me: str = option("549cc1d1", "whose replies to learn, in the embedded conversations")
+    out: str = option("demo", "folder for data and runs; emptied first")
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What this machine can do."""
+
+    seconds: float = option(0.5, "how long to measure matrix products, in seconds", above=0.0)
 
     def __post_init__(self) -> None:
         check(self)

@@ -53,6 +53,12 @@ def newest(stages: tuple[str, ...], root: Path = RUNS) -> Path | None:
     return max(fits)[1] if fits else None
 
 
+def newest_fused(root: Path = RUNS) -> Path | None:
+    """The most recent fused model that is whole."""
+    whole = [path for _, path in _numbered("fused", root) if (read_info(path) or {}).get("status") == "done"]
+    return whole[-1] if whole else None
+
+
 def read_info(run: Path) -> dict[str, Any] | None:
     """``run.json`` of a run, or None where there is none that can be read."""
     try:
@@ -84,6 +90,11 @@ def resolve_adapter(name: str) -> Path:
     if found is None:
         raise PersonaError(f"no adapter in {name}", "name a run directory, or a folder with adapters.safetensors")
     return found
+
+
+def run_of(adapter: Path) -> Path | None:
+    """The run directory that an adapter's folder belongs to (``adapter/`` or ``checkpoints/<n>/``)."""
+    return next((p for p in (adapter, *adapter.resolve().parents[:2]) if read_info(p) is not None), None)
 
 
 def sorted_checkpoints(run: Path) -> list[Path]:

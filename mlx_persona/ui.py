@@ -57,6 +57,13 @@ def error(message: str, hint: str | None = None) -> None:
         console.print(f"[cyan]hint:[/cyan] {escape(hint)}")
 
 
+def notice(message: str, hint: str | None = None) -> None:
+    """How a command ended when it was stopped, on stderr; shown even when quiet."""
+    _err().print(escape(message))
+    if hint:
+        _err().print(f"[cyan]hint:[/cyan] {escape(hint)}")
+
+
 def json_out(value: Any) -> None:
     """The result as one JSON object on stdout."""
     print(json.dumps(value, ensure_ascii=False))

@@ -110,6 +110,10 @@ class LoRALinear(nn.Module):
         self._strength: mx.array | None = None
         self._rows: mx.array | None = None
 
+    def set_dropout(self, p: float) -> None:
+        """Change the share of the input that training drops."""
+        self._dropout = p
+
     @property
     def innermost(self) -> nn.Module:
         """The dense or quantized layer below all adapters."""
@@ -144,6 +148,7 @@ class LoRALinear(nn.Module):
         return low_rank_square_norms(w_sq, wa, self.lora_a, self.lora_b, self.scale)
 
     def __call__(self, x: mx.array) -> mx.array:
+        """The layer's output, bias included: (..., in) -> (..., out)."""
         out = self.without_bias(x)
         base = self.innermost
         return out + base.bias if "bias" in base else out

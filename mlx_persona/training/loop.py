@@ -92,6 +92,12 @@ def _catch_signals() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
+def _means(sums: dict[str, mx.array]) -> dict[str, float]:
+    """[sum, weight] -> mean; what has no weight has no mean (no length-matched pair in a batch)."""
+    pairs = {name: (float(pair[0]), float(pair[1])) for name, pair in sums.items()}
+    return {name: total / weight for name, (total, weight) in pairs.items() if weight}
+
+
 class Loop:
     """Trains the adapter that is attached to a model; see :meth:`run`."""
 
@@ -199,7 +205,7 @@ class Loop:
             sums = optim.add(sums, {"loss": mx.stack([loss, weight]), **metrics})
             mx.eval(grad_sum, sums)
         assert sums is not None
-        figures = {name: float(pair[0] / pair[1]) for name, pair in sums.items()}
+        figures = _means(sums)
         mean, norm = self._mean(grad_sum, sums["loss"][1])
         grad_norm = float(norm)
         if not (math.isfinite(figures["loss"]) and math.isfinite(grad_norm)):
@@ -236,7 +242,7 @@ class Loop:
             mx.eval(sums)
             tokens += int(batch["weights"].sum())
         assert sums is not None
-        figures = {name: float(pair[0] / pair[1]) for name, pair in sums.items()}
+        figures = _means(sums)
         self._emit("eval", **figures, tokens=tokens)
         self.model.train()
         return figures

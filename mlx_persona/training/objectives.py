@@ -66,8 +66,10 @@ def dpo_losses(
 def dpo(rows: RowLogits, smoothing: float, nll_weight: float) -> Objective:
     """DPO over pairs: rows 0..N-1 of a batch are chosen, N..2N-1 rejected; weight = pairs.
 
-    The batch carries ``reference`` (2N,): the reference's log-probabilities. ``knobs["beta"]`` is
-    beta. ``nll_weight`` adds the chosen reply's mean token loss (as in RPO, Pang et al., 2024).
+    The batch carries ``reference`` (2N,), the reference's log-probabilities, and ``matched`` (N,),
+    1 where both sides are about equally long: accuracy there cannot come from length alone.
+    ``knobs["beta"]`` is beta. ``nll_weight`` adds the chosen reply's mean token loss (as in RPO,
+    Pang et al., 2024).
     """
 
     def objective(model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[mx.array, mx.array, Metrics]:
@@ -83,8 +85,10 @@ def dpo(rows: RowLogits, smoothing: float, nll_weight: float) -> Objective:
         total = losses.sum()
         if nll_weight > 0:
             total = total + nll_weight * (nll / lengths[:half]).sum()
+        right, matched = good > bad, batch["matched"]
         metrics = {
-            "accuracy": mx.stack([(good > bad).sum(), pairs]),
+            "accuracy": mx.stack([right.sum(), pairs]),
+            "accuracy_matched": mx.stack([(right * matched).sum(), matched.sum()]),
             "margin": mx.stack([(good - bad).sum(), pairs]),
             "chosen_reward": mx.stack([good.sum(), pairs]),
             "rejected_reward": mx.stack([bad.sum(), pairs]),

@@ -1,0 +1,56 @@
+# `make` lists the targets. The first one that needs it makes .venv and installs everything.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# The right build of MLX: Metal needs none, Linux has one for NVIDIA and one for the CPU.
+ifeq ($(shell uname -s),Darwin)
+EXTRAS := dev
+else ifneq ($(shell command -v nvidia-smi 2>/dev/null),)
+EXTRAS := dev,cuda
+else
+EXTRAS := dev,cpu
+endif
+
+RAW ?=
+ME ?=
+OUT ?= data/clean
+
+.DEFAULT_GOAL := help
+.PHONY: help demo clean-data test test-all lint docs bench
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'
+	@touch $(STAMP)
+
+demo: $(STAMP) ## from nothing to a persona on an embedded model, with its report card (12 minutes)
+	$(BIN)/mlx-persona demo
+
+clean-data: $(STAMP) ## RAW=path/to/export ME="name in the export": conversations into data/clean
+	@test -n "$(RAW)" || { echo 'error: RAW must name an export: make clean-data RAW=path ME="name"' >&2; exit 1; }
+	$(BIN)/mlx-persona clean "$(RAW)" $(if $(ME),--me "$(ME)") --out "$(OUT)"
+
+test: $(STAMP) ## the test suite (under 10 minutes)
+	$(BIN)/python -m pytest -q
+
+test-all: $(STAMP) ## with the slow tests
+	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+lint: $(STAMP) ## ruff, mypy --strict, and that generated files are fresh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m mlx_persona.cli.reference --check
+
+docs: $(STAMP) ## write docs/cli.md and configs/*.yaml from the code
+	$(BIN)/python -m mlx_persona.cli.reference
+
+bench: $(STAMP) ## our training step against stock mlx-lm's, on the demo's model and data
+	test -d demo/data/clean || $(BIN)/mlx-persona demo
+	$(BIN)/mlx-persona bench --data demo/data/clean --model "$$($(BIN)/python -c 'from mlx_persona.models.embedded import fetch_model; print(fetch_model())')"

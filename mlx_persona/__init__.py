@@ -1,0 +1,46 @@
+"""Turn your chats into a model that talks like you, on your own laptop, with MLX.
+
+Every command is one function with a dataclass config::
+
+    import mlx_persona as mp
+
+    mp.clean(mp.CleanConfig(raw=("export/",), me=("Ana",)))
+    run = mp.sft(mp.SftConfig(rank=64))
+
+Nothing heavy is imported until it is asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_WHERE = {
+    "clean": "data_prep.pipeline",
+    "sft": "mlx_persona.stages.sft",
+    "make_pairs": "mlx_persona.stages.pairs",
+    "dpo": "mlx_persona.stages.dpo",
+    "fuse": "mlx_persona.stages.fuse",
+    "make_card": "mlx_persona.stages.card",
+    "bench": "mlx_persona.stages.bench",
+    "doctor": "mlx_persona.backend",
+    "demo": "mlx_persona.demo",
+    "ChatSession": "mlx_persona.generation.chat",
+    "PersonaError": "mlx_persona.errors",
+    "Interrupted": "mlx_persona.errors",
+    **{
+        f"{name}Config": "mlx_persona.config"
+        for name in ("Clean", "Sft", "Pairs", "Dpo", "Fuse", "Generate", "Card", "Bench", "Show", "Demo", "Doctor")
+    },
+}
+__all__ = sorted(_WHERE)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,90 @@
+"""``clean`` and ``data show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from data_prep.pipeline import clean, list_people
+from data_prep.report import CleanReport
+from mlx_persona import ui
+from mlx_persona.cli.options import command
+from mlx_persona.config import CleanConfig, ShowConfig
+
+
+def _clean(config: CleanConfig, as_json: bool, list_only: bool) -> None:
+    if list_only:
+        _list_people(config, as_json)
+        return
+    report = clean(config)
+    if as_json:
+        ui.json_out(report.to_json())
+        return
+    _print_report(report)
+
+
+def _list_people(config: CleanConfig, as_json: bool) -> None:
+    people = list_people(config)
+    if as_json:
+        ui.json_out({"people": [{"name": name, "messages": count} for name, count in people]})
+    elif people:
+        ui.table_out("Who speaks", ["name", "messages"], [[name, str(count)] for name, count in people])
+    else:
+        ui.text_out("no names in this export: its replies are the assistant's turns, and --me is not needed")
+
+
+def _print_report(report: CleanReport) -> None:
+    shown = report.to_json()
+    rows = [["read", str(shown["read"])], ["kept (trained on)", str(shown["kept"])], ["context", str(shown["context"])]]
+    rows += [[f"dropped: {reason}", str(count)] for reason, count in sorted(shown["dropped"].items())]
+    rows += [["quarantined", str(shown["quarantined"])]]
+    ui.table_out("Messages", ["fate", "count"], rows)
+    columns = ["split", "conversations", "messages", "replies", "trained on"]
+    keys = ("conversations", "messages", "replies", "trained_replies")
+    splits = [[name, *(str(part[key]) for key in keys)] for name, part in shown["splits"].items()]
+    ui.table_out("Splits", columns, splits)
+    for note in shown["notes"]:
+        ui.info(note)
+    person = shown["person"]
+    if person.get("short_share"):
+        ui.info(f"{person['short_share']:.1%} of the replies are under the length limit (--min-chars 0 keeps all)")
+    for name, count in (("quarantine.jsonl", shown["quarantined"]), ("report.json", 1)):
+        if count:
+            ui.text_out(str(Path(shown["out"]) / name))
+
+
+def _show(config: ShowConfig, as_json: bool) -> None:
+    from mlx_persona.stages.show import show_conversation
+
+    shown = show_conversation(config)
+    if as_json:
+        ui.json_out(shown.to_json())
+        return
+    for index, row in enumerate(shown.rows):
+        if index:
+            ui.text_out("-" * 40)
+        ui.trained_tokens_out(row)
+    ui.info(shown.summary)
+
+
+_RAW = click.Argument(["raw"], nargs=-1, required=True, metavar="RAW...")
+_LIST = click.Option(["list_only", "--list-people"], is_flag=True, help="show who speaks, with counts, and stop")
+
+_data = click.Group("data", help="Look at the data that training will see.")
+_data.add_command(
+    command("show", ShowConfig, _show, "Print a conversation as the model sees it, trained tokens coloured.")
+)
+
+commands: dict[str, click.Command] = {
+    "clean": command(
+        "clean",
+        CleanConfig,
+        _clean,
+        "Turn raw exports (files or folders) into clean conversations in data/clean.",
+        [_RAW, _LIST],
+    ),
+    "data": _data,
+}
+__all__: list[Any] = ["commands"]

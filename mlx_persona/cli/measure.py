@@ -1,0 +1,57 @@
+"""``eval``, ``bench`` and ``doctor``."""
+
+from __future__ import annotations
+
+import click
+
+from mlx_persona import ui
+from mlx_persona.cli.options import command
+from mlx_persona.config import BenchConfig, CardConfig, DoctorConfig
+
+
+def _eval(config: CardConfig, as_json: bool) -> None:
+    from mlx_persona.stages.card import make_card
+
+    card, folder = make_card(config)
+    if as_json:
+        ui.json_out({"path": str(folder), **card.to_json()})
+        return
+    ui.table_out("Report card", *card.table())
+    ui.text_out(str(folder))
+
+
+def _bench(config: BenchConfig, as_json: bool) -> None:
+    from mlx_persona.stages.bench import bench
+
+    result = bench(config)
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    ui.table_out("Training step, ours against stock mlx-lm", *result.table())
+
+
+def _doctor(config: DoctorConfig, as_json: bool) -> None:
+    from mlx_persona.backend import doctor
+
+    report = doctor(config.seconds)
+    if as_json:
+        ui.json_out(report.to_json())
+        return
+    rows = [
+        ["device", report.device],
+        ["mlx", report.mlx],
+        ["mlx-lm", report.mlx_lm],
+        ["BLAS", report.blas or ("built in" if report.device == "cpu" else "not used")],
+        ["fp32 matrix products", f"{report.gflops:g} GFLOP/s"],
+        ["memory", f"{report.memory_bytes / 2**30:.1f} GB"],
+    ]
+    ui.table_out("This machine", ["", ""], rows)
+    for problem in report.problems:
+        ui.warn(problem)
+
+
+commands: dict[str, click.Command] = {
+    "eval": command("eval", CardConfig, _eval, "The report card: base, SFT, DPO and fused beside the real person."),
+    "bench": command("bench", BenchConfig, _bench, "Measure our training step against stock mlx-lm's, here and now."),
+    "doctor": command("doctor", DoctorConfig, _doctor, "Measure what this machine can do, and say what to mend."),
+}

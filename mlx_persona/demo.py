@@ -1,0 +1,162 @@
+"""The whole path on an embedded model and real conversations: clean, sft, pairs, dpo, fuse, report card.
+
+    make demo
+
+Small enough for two CPU cores and twelve minutes; real in every part.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_prep.pipeline import clean
+from mlx_persona import ui
+from mlx_persona.config import CardConfig, CleanConfig, DemoConfig, DpoConfig, FuseConfig, PairsConfig, SftConfig
+from mlx_persona.errors import PersonaError
+from mlx_persona.evals.card import Card
+from mlx_persona.models.embedded import fetch_conversations, fetch_model
+from mlx_persona.stages.card import make_card
+from mlx_persona.stages.dpo import dpo
+from mlx_persona.stages.fuse import FuseResult, fuse
+from mlx_persona.stages.pairs import make_pairs
+from mlx_persona.stages.sft import sft
+from mlx_persona.stages.training import TrainResult
+
+MARKER = ".mlx-persona-demo"
+
+
+@dataclass
+class DemoResult:
+    """What the demo came to."""
+
+    folder: Path
+    sft: TrainResult
+    dpo: TrainResult
+    fused: FuseResult
+    card: Card
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything as one JSON object."""
+        return {
+            "folder": str(self.folder),
+            "sft": self.sft.to_json(),
+            "dpo": self.dpo.to_json(),
+            "fuse": self.fused.to_json(),
+            "card": self.card.to_json(),
+            "seconds": self.seconds,
+        }
+
+    def examples(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """A few prompts with everybody's reply."""
+        return [(e["prompt"], [(k, v) for k, v in e.items() if k != "prompt"]) for e in self.card.examples(4)]
+
+    def lines(self) -> list[str]:
+        """The figures of the stages, for people."""
+        more = self.dpo.extra
+        widths = ", ".join(f"{bits} bits {w['retention']:.4f}" for bits, w in self.fused.to_json()["widths"].items())
+        spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
+        return [
+            f"SFT: held-out loss {self.sft.base_eval_loss:.3f} -> {self.sft.eval_loss:.3f} nats per token",
+            f"DPO: accuracy {more['accuracy']:.3f} on held-out pairs, {more['accuracy_length_matched']:.3f} on the "
+            f"{more['pairs_length_matched']} of equal length; chosen replies' loss {more['reference_chosen_loss']:.3f} "
+            f"-> {more['chosen_loss']:.3f}",
+            f"Fuse: retention {widths}; chosen: {self.fused.bits} bits",
+            f"Time: {spent}",
+            f"Everything lies in {self.folder}; talk to it: mlx-persona chat -C {self.folder}",
+        ]
+
+
+def demo(config: DemoConfig) -> DemoResult:
+    """Run every stage; the folder is emptied first, if an earlier demo made it.
+
+    Raises:
+        PersonaError: the folder holds something else, or a stage failed.
+    """
+    out = Path(config.out)
+    _empty(out)
+    seconds: dict[str, float] = {}
+    start = time.perf_counter()
+
+    def lap(name: str) -> None:
+        nonlocal start
+        seconds[name], start = round(time.perf_counter() - start, 1), time.perf_counter()
+        ui.info(f"[{name}: {seconds[name]:.0f} s]")
+
+    model, export = str(fetch_model()), fetch_conversations()
+    lap("fetch")
+    data, runs, pairs = str(out / "data/clean"), out / "runs", str(out / "data/pairs")
+    clean(CleanConfig(raw=(str(export),), me=(config.me,), out=data))
+    lap("clean")
+    tuned = sft(sft_config(config, model, data, str(runs / "sft-1")))
+    lap("sft")
+    make_pairs(pairs_config(config, model, data, pairs))
+    lap("pairs")
+    preferred = dpo(dpo_config(config, data, pairs, str(runs / "sft-1"), str(runs / "dpo-1")))
+    lap("dpo")
+    fused = fuse(fuse_config(data, str(runs / "dpo-1"), str(runs / "fused-1")))
+    lap("fuse")
+    card, _ = make_card(CardConfig(data=data, n=120, max_tokens=48, max_seq_length=256, seed=config.seed), runs)
+    lap("card")
+    return DemoResult(out, tuned, preferred, fused, card, seconds)
+
+
+def sft_config(config: DemoConfig, model: str, data: str, out: str) -> SftConfig:
+    """Some minutes of SFT: rank 64 DoRA, whole conversations in rows of 256 tokens."""
+    return SftConfig(
+        model=model,
+        data=data,
+        out=out,
+        rank=64,
+        dora=True,
+        learning_rate=4e-4,
+        updates=48,
+        batch_size=4,
+        grad_accumulation=1,
+        max_seq_length=256,
+        eval_every=24,
+        eval_limit=32,
+        seed=config.seed,
+    )
+
+
+def pairs_config(config: DemoConfig, model: str, data: str, out: str) -> PairsConfig:
+    """Short prompts and replies, enough pairs for one pass."""
+    return PairsConfig(model=model, data=data, out=out, n=400, max_tokens=32, max_seq_length=128, seed=config.seed)
+
+
+def dpo_config(config: DemoConfig, data: str, pairs: str, adapter: str, out: str) -> DpoConfig:
+    """A short DPO with a likelihood term, so that the chosen replies stay likely."""
+    return DpoConfig(
+        data=data,
+        pairs=pairs,
+        adapter=adapter,
+        out=out,
+        learning_rate=2e-5,
+        nll_weight=0.2,
+        updates=24,
+        batch_size=4,
+        grad_accumulation=1,
+        max_seq_length=128,
+        eval_every=24,
+        eval_limit=80,
+        seed=config.seed,
+    )
+
+
+def fuse_config(data: str, adapter: str, out: str) -> FuseConfig:
+    """Every width is measured, so that the figures can be compared."""
+    return FuseConfig(adapter=adapter, out=out, data=data, try_all=True, max_seq_length=256)
+
+
+def _empty(out: Path) -> None:
+    if out.exists():
+        if not (out / MARKER).is_file() and any(out.iterdir()):
+            raise PersonaError(f"{out} holds something that no demo made", "give another folder with --out")
+        shutil.rmtree(out)
+    out.mkdir(parents=True)
+    (out / MARKER).touch()

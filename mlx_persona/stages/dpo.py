@@ -1,0 +1,311 @@
+"""Preference training (DPO): the person's real replies against what the base model would have said.
+
+    mlx-persona dpo
+
+Continues the SFT adapter; ``--fresh`` trains a new one, stacked on the frozen SFT adapter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_persona import backend, ui
+from mlx_persona.config import DpoConfig, PairsConfig
+from mlx_persona.errors import PersonaError
+from mlx_persona.files import new_folder
+from mlx_persona.models import adapters
+from mlx_persona.models.adapters import AdapterSpec
+from mlx_persona.models.heads import RowLogits, row_logits
+from mlx_persona.models.load import LoadedModel, load_model
+from mlx_persona.runs import newest, next_free, read_info, resolve_adapter, run_of
+from mlx_persona.stages.pairs import make_pairs
+from mlx_persona.stages.training import (
+    TrainResult,
+    adapter_hash,
+    announce,
+    choose_adapter,
+    data_hashes,
+    finish,
+    guarded,
+    open_run,
+    plan,
+    prepare,
+    resumed_config,
+    train_progress,
+)
+from mlx_persona.tokens.batches import Plan, collate, evenly, ordered_batches, row_keys
+from mlx_persona.tokens.dataset import PairRows, load_pairs, pair_rows
+from mlx_persona.tokens.render import Renderer
+from mlx_persona.training import objectives
+from mlx_persona.training.checkpoint import checkpoint_path
+from mlx_persona.training.loop import Loop, LoopResult
+from mlx_persona.training.objectives import Batch
+
+FRESH_RANK = 32
+# Two replies count as equally long when the shorter has at least this share of the longer's tokens.
+MATCHED = 0.75
+START = "start"
+Reference = NDArray[np.float32]
+
+
+def pair_batch(rows: PairRows, members: Sequence[int]) -> Batch:
+    """Chosen rows, then rejected rows, as one micro-batch (without the reference)."""
+    chosen, rejected = [rows.chosen[i] for i in members], [rows.rejected[i] for i in members]
+    batch = {name: mx.array(value) for name, value in collate([*chosen, *rejected]).items()}
+    lengths = [sorted((c.targets, r.targets)) for c, r in zip(chosen, rejected, strict=True)]
+    batch["matched"] = mx.array([float(short >= MATCHED * long) for short, long in lengths])
+    return batch
+
+
+def reference_log_probs(model: nn.Module, logits: RowLogits, rows: PairRows, batch_size: int) -> Reference:
+    """Summed log-probabilities of chosen and rejected replies under the model as it is: (N, 2).
+
+    The same forward, dtype and backend as training, without dropout.
+    """
+    model.eval()
+    out = np.zeros((len(rows.chosen), 2), np.float32)
+    with ui.progress("reference", len(rows.chosen)) as bar:
+        for members in ordered_batches(rows.lengths, batch_size):
+            batch = pair_batch(rows, members)
+            sums, _ = objectives.row_log_probs(logits, model, batch, 2 * len(members))
+            out[list(members)] = np.asarray(sums, np.float32).reshape(2, -1).T
+            bar.advance(len(members))
+    return out
+
+
+def cached_reference(
+    model: nn.Module, logits: RowLogits, rows: PairRows, batch_size: int, folder: Path, depends: dict[str, Any]
+) -> Reference:
+    """Reference log-probabilities, computed once and kept on disk under a hash of all they depend on."""
+    digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
+    for row in (*rows.chosen, *rows.rejected):
+        digest.update(row.ids.tobytes() + b"|" + row.mask.tobytes())
+    path = folder / "reference" / f"{digest.hexdigest()[:32]}.npy"
+    if path.is_file():
+        try:
+            kept = np.load(path)
+            if kept.shape == (len(rows.chosen), 2):
+                return np.asarray(kept, np.float32)
+        except (ValueError, EOFError, OSError):
+            pass  # damaged: computed anew below
+    values = reference_log_probs(model, logits, rows, batch_size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npy")
+    np.save(part, values)
+    part.replace(path)
+    return values
+
+
+class DpoSource:
+    """Micro-batches of pairs with their reference, and the frozen evaluation set."""
+
+    def __init__(
+        self, train: PairRows, train_ref: Reference, held_out: PairRows, held_out_ref: Reference, config: DpoConfig
+    ) -> None:
+        self._rows, self._ref = train, train_ref
+        self.plan = Plan(train.lengths, config.batch_size, config.seed)
+        self._seed, self._dropout = config.seed, config.dropout > 0
+        groups = ordered_batches(held_out.lengths, max(config.batch_size, 2))
+        self._eval = [self._with_reference(held_out, held_out_ref, group) for group in groups]
+        self.eval_tokens = sum(int(b["tokens"].size) for b in self._eval)
+
+    @staticmethod
+    def _with_reference(rows: PairRows, reference: Reference, members: Sequence[int]) -> Batch:
+        batch = pair_batch(rows, members)
+        batch["reference"] = mx.array(reference[list(members)].T.reshape(-1))
+        return batch
+
+    def train_batch(self, number: int, update: int) -> Batch:
+        """Micro-batch ``number`` of the endless sequence of epochs."""
+        epoch, members = self.plan.micro_batch(number)
+        batch = self._with_reference(self._rows, self._ref, members)
+        if self._dropout:
+            # Both sides of a pair get the same key, so that they differ in nothing but the reply.
+            batch["rows"] = mx.array(np.tile(row_keys(self._seed, epoch, update, members), (2, 1)))
+        return batch
+
+    def eval_batches(self) -> Sequence[Batch]:
+        """The same batches in the same order, every time."""
+        return self._eval
+
+
+def dpo(config: DpoConfig) -> TrainResult:
+    """Train on preferences and write a run directory.
+
+    Raises:
+        PersonaError: bad input, options that do not go with the SFT adapter, a loss that is not finite.
+        Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
+    """
+    if config.resume:
+        config = resumed_config(DpoConfig, config.resume)
+    start, config = _start(config)
+    start_spec = adapters.read_spec(start) if start else None
+    if start_spec is not None:
+        _check_continues(config, start_spec)
+    folder = Path(config.pairs)
+    if not (folder / "train.jsonl").is_file() or not (folder / "valid.jsonl").is_file():
+        _make_missing_pairs(config, start)
+    out = Path(config.out) if config.out else next_free("dpo")
+
+    loaded = load_model(config.model)
+    system = config.system or (start_spec.system if start_spec else "")
+    renderer = Renderer(loaded.tokenizer, system=system)
+    train, held_out = _rows(folder, renderer, config)
+    logits = row_logits(loaded.model)
+    spec = _attach(loaded, config, start, system)
+    announce(spec, loaded.model, config.learning_rate)
+    depends = {
+        "model": loaded.identity["sha256"],
+        "adapter": adapter_hash(start) if start else None,
+        "versions": backend.versions(),
+        "batch_size": config.batch_size,
+    }
+    references = [
+        cached_reference(loaded.model, logits, r, config.batch_size, folder, depends) for r in (train, held_out)
+    ]
+    source = DpoSource(train, references[0], held_out, references[1], config)
+    prepare(loaded, config.grad_checkpoint)
+    loop_config = plan(config, source.plan.per_epoch, 2 * sum(train.lengths), source.eval_tokens)
+    info = {
+        "stage": "dpo",
+        "model": config.model,
+        "model_identity": loaded.identity,
+        "parent": str(run_of(start) or start) if start else None,
+        "data_hashes": data_hashes(folder, ("train", "valid")),
+    }
+    run = open_run(config, out, info)
+    mx.reset_peak_memory()
+    with guarded(run):
+        if start and not config.resume:
+            # A resume must start from this adapter, whatever becomes of the SFT run.
+            with new_folder(run.path / START) as part:
+                for name in (adapters.WEIGHTS, adapters.CONFIG):
+                    (part / name).write_bytes((start / name).read_bytes())
+        objective = objectives.dpo(logits, config.label_smoothing, config.nll_weight)
+        loop = Loop(loaded.model, objective, source, loop_config, run, spec, knobs={"beta": mx.array(config.beta)})
+        if config.resume:
+            loop.resume()
+        with train_progress("dpo", loop_config.updates, loop.state.update) as hook:
+            loop.hooks = [hook]
+            result = loop.run()
+        adapter = _choose(run, loop, result, stacked=config.fresh and start is not None)
+        return finish(run, result, adapter, _figures(run.events(), result, source))
+
+
+def _start(config: DpoConfig) -> tuple[Path | None, DpoConfig]:
+    """The adapter to start from, and the configuration with the model filled in."""
+    if config.resume:
+        copied = Path(config.resume) / START
+        return (copied if copied.is_dir() else None), replace(config, out=config.resume)
+    if config.fresh and config.model and not config.adapter:
+        return None, config
+    named = config.adapter or str(newest(("sft",)) or "")
+    if not named:
+        raise PersonaError(
+            "no SFT run to start from in runs/", "train one with: mlx-persona sft  (or name one with --adapter)"
+        )
+    start = resolve_adapter(named)
+    run = run_of(start)
+    info = (read_info(run) if run else None) or {}
+    model = config.model or info.get("model") or adapters.read_spec(start).base.get("name", "")
+    if not model:
+        raise PersonaError(f"{start} does not say which model it was made for", "name it with --model")
+    return start, replace(config, model=model, adapter=named)
+
+
+def _check_continues(config: DpoConfig, spec: AdapterSpec) -> None:
+    """Without ``--fresh`` the SFT adapter goes on as it is."""
+    if config.fresh:
+        return
+    asked = {
+        "rank": (config.rank, spec.rank),
+        "alpha": (config.alpha, spec.rank * spec.scale),
+        "dora": (config.dora, spec.dora),
+    }
+    for name, (wanted, there) in asked.items():
+        if wanted is not None and wanted != there:
+            raise PersonaError(
+                f"dpo continues the SFT adapter, whose {name} is {there}; {name} {wanted} is another one",
+                "leave the option out, or add --fresh to train a new adapter on the frozen SFT one",
+            )
+
+
+def _attach(loaded: LoadedModel, config: DpoConfig, start: Path | None, system: str) -> AdapterSpec:
+    """The adapter to train: the SFT adapter, or a fresh one on top of it."""
+    model = loaded.model
+    inner = adapters.load_adapter(model, start, loaded.identity) if start else None
+    if inner is not None and not config.fresh:
+        for _, layer in adapters.adapter_layers(model):
+            layer.unfreeze(recurse=False)
+            layer.set_dropout(config.dropout)
+        return replace(inner, dropout=config.dropout, base=loaded.identity, system=system)
+    rank = config.rank or FRESH_RANK
+    scale = (config.alpha or 2.0 * rank) / rank
+    dora = config.dora if config.dora is not None else (inner.dora if inner else True)
+    layers, keys = (inner.num_layers, inner.keys) if inner else (-1, ())
+    fresh = AdapterSpec(rank, scale, dora, layers, config.dropout, keys, loaded.identity, system)
+    return adapters.attach(model, fresh, config.seed)
+
+
+def _rows(folder: Path, renderer: Renderer, config: DpoConfig) -> tuple[PairRows, PairRows]:
+    """Training and held-out pairs as rows, with a word on what did not fit."""
+    train = pair_rows(load_pairs(folder, "train"), renderer, config.max_seq_length)
+    pairs = load_pairs(folder, "valid")
+    held_out = pair_rows([pairs[i] for i in evenly(len(pairs), config.eval_limit)], renderer, config.max_seq_length)
+    if not train.chosen or not held_out.chosen:
+        raise PersonaError(f"no pair in {folder} fits in {config.max_seq_length} tokens", "raise --max-seq-length")
+    if train.dropped + held_out.dropped:
+        ui.info(f"{train.dropped + held_out.dropped} pairs are longer than {config.max_seq_length} tokens: left out")
+    ui.info(f"{len(train.chosen)} pairs for training, {len(held_out.chosen)} held out")
+    return train, held_out
+
+
+def _make_missing_pairs(config: DpoConfig, start: Path | None) -> None:
+    """Write the pairs that training needs, no more than it will see."""
+    ui.info(f"no pairs in {config.pairs} yet: writing them with the base model")
+    wanted = PairsConfig(
+        model=config.model,
+        data=config.data,
+        out=config.pairs,
+        adapter=str(start or ""),
+        system=config.system,
+        max_seq_length=config.max_seq_length,
+        seed=config.seed,
+    )
+    if config.updates is not None:
+        seen = config.updates * config.grad_accumulation * config.batch_size
+        wanted = replace(wanted, n=min(wanted.n, seen))
+    make_pairs(wanted)
+
+
+def _choose(run: Any, loop: Loop, result: LoopResult, stacked: bool) -> Path:
+    """The best adapter; a stack is written as the one adapter that it equals."""
+    if not stacked:
+        return choose_adapter(run, result)
+    best = checkpoint_path(run.path, result.state.best_update)
+    adapters.load_weights(loop.model, adapters.read_weights(best / adapters.WEIGHTS), best)
+    weights, spec = adapters.collapse(loop.model, loop.spec)
+    return choose_adapter(run, result, lambda part: adapters.write_adapter(part, weights, spec))
+
+
+def _figures(events: list[dict[str, Any]], result: LoopResult, source: DpoSource) -> dict[str, Any]:
+    """Held-out figures at the best update, beside the reference's chosen loss."""
+    best = result.best_metrics
+    first = next(e for e in events if e["event"] == "eval" and e["update"] == 0)
+    matched = int(sum(float(b["matched"].sum()) for b in source.eval_batches()))
+    return {
+        **{k: best.get(k) for k in ("accuracy", "margin", "chosen_reward", "rejected_reward", "chosen_loss")},
+        "accuracy_length_matched": best.get("accuracy_matched"),
+        "pairs_length_matched": matched,
+        "reference_chosen_loss": first["chosen_loss"],
+    }

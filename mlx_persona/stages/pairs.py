@@ -1,0 +1,311 @@
+"""Preference pairs: chosen is the person's real reply, rejected what a model says to the same prompt.
+
+mlx-persona pairs
+
+Replies are kept as they are written, in ``partial.jsonl``; the same command continues after a stop.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import math
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from mlx_persona import ui
+from mlx_persona.config import PairsConfig
+from mlx_persona.errors import Interrupted, PersonaError
+from mlx_persona.files import write_text
+from mlx_persona.generation.chat import find_model
+from mlx_persona.generation.engine import Sampling, replies
+from mlx_persona.models import adapters
+from mlx_persona.models.load import identity, load_model, load_tokenizer, resolve_model
+from mlx_persona.runs import newest, resolve_adapter
+from mlx_persona.schema import Conversation, Message, Pair, dump_line, write_jsonl
+from mlx_persona.stages.training import adapter_hash
+from mlx_persona.tokens.dataset import load_split
+from mlx_persona.tokens.render import Renderer
+
+PARTIAL, REPORT = "partial.jsonl", "report.json"
+SPLITS = ("train", "valid")
+# At most this many pairs from one conversation, where there are conversations enough.
+_FEW = 4
+
+
+@dataclass(frozen=True)
+class PairsResult:
+    """What was written.
+
+    ``dropped_similar`` and ``dropped_empty`` count pairs, ``skipped`` prompts that do not fit in
+    ``max_seq_length``; ``reused`` says that the pairs were there already.
+    """
+
+    train: int
+    valid: int
+    dropped_similar: int
+    dropped_empty: int
+    skipped: int
+    path: Path
+    seconds: float
+    reused: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as a JSON object."""
+        return {**self.__dict__, "path": str(self.path)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A real reply and what stood before it; ``prompt`` are the token ids to answer."""
+
+    split: str
+    conversation: str
+    messages: tuple[Message, ...]
+    chosen: str
+    prompt: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Everything that the replies depend on."""
+
+    model: str
+    adapter: Path | None
+    sources: tuple[str, ...]
+    candidates: tuple[Candidate, ...]
+    skipped: int
+    key: str
+
+
+def make_pairs(config: PairsConfig) -> PairsResult:
+    """Write ``train.jsonl``, ``valid.jsonl`` and ``report.json`` to ``config.out``.
+
+    Raises:
+        PersonaError: no data, no model, or no pair left.
+        Interrupted: after KeyboardInterrupt; the replies so far are kept.
+    """
+    started, out = time.perf_counter(), Path(config.out)
+    job = _plan(config)
+    if (done := _reusable(out, job.key)) is not None:
+        ui.info(f"the pairs in {out} are up to date")
+        return done
+    texts = _write_replies(config, job, out / PARTIAL)
+    pairs, dropped = _judge(job, texts, config.max_similarity)
+    if not pairs["train"]:
+        raise PersonaError(
+            f"no pair is left: {dropped['similar']} are too alike and {dropped['empty']} empty",
+            "raise --max-similarity or --n",
+        )
+    for split in SPLITS:
+        write_jsonl(out / f"{split}.jsonl", pairs[split])
+    seconds = round(time.perf_counter() - started, 1)
+    counts = (len(pairs["train"]), len(pairs["valid"]), dropped["similar"], dropped["empty"], job.skipped)
+    result = PairsResult(*counts, out, seconds)
+    # The report comes last: its key says that the files beside it are whole.
+    report = {"key": job.key, "model": job.model, "rejected_from": config.rejected_from, **result.to_json()}
+    write_text(out / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    (out / PARTIAL).unlink(missing_ok=True)
+    return result
+
+
+def _plan(config: PairsConfig) -> _Job:
+    """Choose the prompts, render them, and name everything by one key."""
+    chosen = [
+        candidate
+        for split, count in zip(SPLITS, (config.n, min(200, max(1, config.n // 5))), strict=True)
+        for candidate in choose(load_split(Path(config.data), split), split, count, config.seed)
+    ]
+    if not any(c.split == "train" for c in chosen):
+        raise PersonaError(f"no reply in {config.data} has a user turn before it", "pairs need real exchanges")
+    model, adapter = _models(config)
+    path = resolve_model(model)
+    trained = adapters.read_spec(adapter).system if adapter else ""
+    renderer = Renderer(load_tokenizer(path), system=config.system or trained)
+    for note in renderer.notes:
+        ui.info(note)
+    candidates = _rendered(chosen, renderer, config.max_seq_length - config.max_tokens)
+    skipped = len(chosen) - len(candidates)
+    if not any(c.split == "train" for c in candidates):
+        raise PersonaError(
+            f"no prompt fits in {config.max_seq_length} tokens with a reply of {config.max_tokens}",
+            "raise --max-seq-length or lower --max-tokens",
+        )
+    sources = ("base", "sft") if config.rejected_from == "both" else (config.rejected_from,)
+    depends = {
+        "base": identity(path)["sha256"],
+        "adapter": adapter_hash(adapter) if adapter and "sft" in sources else "",
+        "sources": sources,
+        "prompts": [(c.split, c.conversation, c.prompt, c.chosen) for c in candidates],
+        "sampling": [config.max_tokens, config.temperature, config.top_p, config.seed],
+        "max_similarity": config.max_similarity,
+    }
+    key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()
+    return _Job(model, adapter, sources, tuple(candidates), skipped, key)
+
+
+def _models(config: PairsConfig) -> tuple[str, Path | None]:
+    """The base model, and the adapter that writes replies or, at least, tells the system message."""
+    if config.rejected_from == "base":
+        return find_model(config.model, config.adapter, ("sft",))
+    run = config.adapter or newest(("sft",))
+    if not run:
+        raise PersonaError(
+            f"--rejected-from {config.rejected_from} needs an SFT adapter, and there is no run",
+            "train one with: mlx-persona sft  (or name one with --adapter)",
+        )
+    return find_model(config.model, str(resolve_adapter(str(run))), ("sft",))
+
+
+def choose(conversations: Sequence[Conversation], split: str, n: int, seed: int) -> list[Candidate]:
+    """``n`` trained replies, spread evenly over the conversations, the same for the same seed.
+
+    A reply counts when a user turn stands right before it. Its prompt begins with the system message, if
+    there is one, and the first user turn.
+    """
+    draw = random.Random(f"{seed} {split}")
+    pools = []
+    for number, conversation in enumerate(conversations, 1):
+        pool = _candidates(conversation, split, str(conversation.meta.get("id", f"{split}:{number}")))
+        draw.shuffle(pool)
+        pools.append(pool)
+    draw.shuffle(pools)
+    most = max(_FEW, math.ceil(n / max(1, len(pools))))
+    rounds = [pool[i] for i in range(most) for pool in pools if i < len(pool)]
+    return rounds[:n]
+
+
+def _candidates(conversation: Conversation, split: str, name: str) -> list[Candidate]:
+    system = tuple(replace(m, train=True) for m in conversation.messages[:1] if m.role == "system")
+    turns = conversation.messages[len(system) :]
+    users = [i for i, turn in enumerate(turns) if turn.role == "user"]
+    if not users:
+        return []
+    turns = turns[users[0] :]
+    found = []
+    for i, turn in enumerate(turns):
+        if turn.role == "assistant" and turn.train and turn.content.strip() and turns[i - 1].role == "user":
+            prompt = (*system, *(replace(m, train=True) for m in turns[:i]))
+            found.append(Candidate(split, name, prompt, turn.content))
+    return found
+
+
+def _rendered(chosen: Sequence[Candidate], renderer: Renderer, room: int) -> list[Candidate]:
+    """The candidates whose prompts fit in ``room`` tokens, with their token ids."""
+    kept = []
+    for candidate in chosen:
+        try:
+            ids = renderer.prompt(candidate.messages, room)
+        except PersonaError:
+            continue
+        kept.append(replace(candidate, prompt=tuple(ids)))
+    return kept
+
+
+def _reusable(out: Path, key: str) -> PairsResult | None:
+    """The result of an earlier run with the same key, if its files are there."""
+    try:
+        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    if report.get("key") != key or not all((out / f"{split}.jsonl").is_file() for split in SPLITS):
+        return None
+    kept = {f.name: report[f.name] for f in fields(PairsResult)}
+    return PairsResult(**{**kept, "path": out, "reused": True})
+
+
+def _write_replies(config: PairsConfig, job: _Job, partial: Path) -> dict[int, str]:
+    """Replies by number (candidate x sources + source): those kept from before, and the missing ones."""
+    texts = _read_partial(partial, job.key)
+    total = len(job.candidates) * len(job.sources)
+    texts = {number: text for number, text in texts.items() if number < total}
+    write_text(partial, dump_line({"key": job.key}) + "".join(_line(n, t) for n, t in texts.items()))
+    if texts:
+        ui.info(f"continuing: {len(texts)} of {total} replies were written before")
+    if len(texts) == total:
+        return texts
+    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
+    with _kept_when_stopped(texts, total), partial.open("a", encoding="utf-8") as file:
+        loaded = load_model(job.model)
+        began, before = time.perf_counter(), len(texts)
+        with ui.progress("pairs", total, before) as bar:
+            for place, source in enumerate(job.sources):
+                if source == "sft" and job.adapter is not None:
+                    adapters.load_adapter(loaded.model, job.adapter, loaded.identity)
+                numbers = range(place, total, len(job.sources))
+                missing = [n for n in numbers if n not in texts]
+
+                def keep(index: int, text: str, missing: list[int] = missing) -> None:
+                    texts[missing[index]] = text
+                    file.write(_line(missing[index], text))
+                    file.flush()
+                    rate = (len(texts) - before) / (time.perf_counter() - began)
+                    bar.advance(1, f"{rate:.1f} replies/s")
+
+                prompts = [job.candidates[n // len(job.sources)].prompt for n in missing]
+                replies(loaded, prompts, sampling, batch_size=config.batch_size, rows=missing, on_reply=keep)
+    return texts
+
+
+def _line(number: int, text: str) -> str:
+    return dump_line({"reply": number, "text": text})
+
+
+def _read_partial(path: Path, key: str) -> dict[int, str]:
+    """Replies kept from an interrupted run with this key; a last line that was cut off is left out."""
+    texts: dict[int, str] = {}
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:
+        return texts
+    if not lines or lines[0] != dump_line({"key": key}).strip():
+        return texts
+    for line in lines[1:]:
+        try:
+            value = json.loads(line)
+            texts[int(value["reply"])] = str(value["text"])
+        except (json.JSONDecodeError, KeyError, TypeError):
+            break
+    return texts
+
+
+@contextmanager
+def _kept_when_stopped(texts: dict[int, str], total: int) -> Iterator[None]:
+    """Ctrl-C loses no reply that is whole."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped: {len(texts)} of {total} replies are kept", "the same command continues from there"
+        ) from None
+
+
+def _judge(job: _Job, texts: dict[int, str], max_similarity: float) -> tuple[dict[str, list[Pair]], Counter[str]]:
+    """Pairs by split, and how many were dropped because their sides are alike or one is empty."""
+    pairs: dict[str, list[Pair]] = {split: [] for split in SPLITS}
+    dropped: Counter[str] = Counter()
+    for number, text in sorted(texts.items()):
+        candidate = job.candidates[number // len(job.sources)]
+        source = job.sources[number % len(job.sources)]
+        rejected = text.strip()
+        if not rejected:
+            dropped["empty"] += 1
+        elif similarity(candidate.chosen, rejected) > max_similarity:
+            dropped["similar"] += 1
+        else:
+            meta = {"from": source, "conversation": candidate.conversation}
+            pairs[candidate.split].append(Pair(candidate.messages, candidate.chosen, rejected, meta))
+    return pairs, dropped
+
+
+def similarity(one: str, other: str) -> float:
+    """How alike two texts are, 0 to 1 (difflib's ratio), whatever their case and blanks."""
+    a, b = (" ".join(text.casefold().split()) for text in (one, other))
+    return difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()

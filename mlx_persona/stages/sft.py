@@ -1,0 +1,121 @@
+"""Supervised fine-tuning: conversations -> an adapter that talks like the person.
+
+mlx-persona sft --rank 64 --dora
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_persona import ui
+from mlx_persona.config import SftConfig
+from mlx_persona.models import adapters
+from mlx_persona.models.adapters import AdapterSpec
+from mlx_persona.models.heads import row_logits
+from mlx_persona.models.load import load_model
+from mlx_persona.runs import next_free
+from mlx_persona.stages.training import (
+    TrainResult,
+    announce,
+    choose_adapter,
+    data_hashes,
+    finish,
+    guarded,
+    open_run,
+    plan,
+    prepare,
+    resumed_config,
+    train_progress,
+)
+from mlx_persona.tokens.batches import Plan, Row, collate, evenly, ordered_batches, row_keys
+from mlx_persona.tokens.dataset import common_system, conversation_rows, load_split
+from mlx_persona.tokens.render import Renderer
+from mlx_persona.training import objectives
+from mlx_persona.training.loop import Loop
+from mlx_persona.training.objectives import Batch
+
+
+class SftSource:
+    """Micro-batches of rows, and the frozen evaluation set."""
+
+    def __init__(self, train: Sequence[Row], held_out: Sequence[Row], config: SftConfig) -> None:
+        self.train = train
+        self.plan = Plan(tuple(len(r.ids) for r in train), config.batch_size, config.seed)
+        self._seed, self._dropout = config.seed, config.dropout > 0
+        groups = ordered_batches([len(r.ids) for r in held_out], max(config.batch_size, 4))
+        self._eval = [to_mx([held_out[i] for i in group]) for group in groups]
+        self.eval_tokens = sum(int(b["tokens"].size) for b in self._eval)
+
+    def train_batch(self, number: int, update: int) -> Batch:
+        """Micro-batch ``number`` of the endless sequence of epochs."""
+        epoch, members = self.plan.micro_batch(number)
+        batch = to_mx([self.train[i] for i in members])
+        if self._dropout:
+            batch["rows"] = mx.array(row_keys(self._seed, epoch, update, members))
+        return batch
+
+    def eval_batches(self) -> Sequence[Batch]:
+        """The same batches in the same order, every time."""
+        return self._eval
+
+
+def to_mx(rows: Sequence[Row]) -> Batch:
+    """Rows as one micro-batch of MLX arrays."""
+    return {name: mx.array(value) for name, value in collate(rows).items() if name != "segments"}
+
+
+def sft(config: SftConfig) -> TrainResult:
+    """Train an adapter on the person's replies and write a run directory.
+
+    Raises:
+        PersonaError: bad input, no memory, a loss that is not finite; what was reached is kept.
+        Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
+    """
+    if config.resume:
+        config = resumed_config(SftConfig, config.resume)
+    folder = Path(config.data)
+    conversations, held_out = load_split(folder, "train"), load_split(folder, "valid")
+    out = Path(config.out) if config.out else next_free("sft")
+    loaded = load_model(config.model)
+    system = config.system or common_system(conversations)
+    renderer = Renderer(loaded.tokenizer, system=config.system, mask_prompt=config.mask_prompt)
+    for note in renderer.notes:
+        ui.info(note)
+    train = conversation_rows(conversations, renderer, config.max_seq_length)
+    valid = conversation_rows(held_out, renderer, config.max_seq_length)
+    ui.info(f"training data: {train.describe()}")
+    source = SftSource(train.rows, [valid.rows[i] for i in evenly(len(valid.rows), config.eval_limit)], config)
+
+    rows = row_logits(loaded.model)
+    scale = (2.0 * config.rank if config.alpha is None else config.alpha) / config.rank
+    spec = adapters.attach(
+        loaded.model,
+        AdapterSpec(
+            config.rank, scale, config.dora, config.num_layers, config.dropout, base=loaded.identity, system=system
+        ),
+        config.seed,
+    )
+    announce(spec, loaded.model, config.learning_rate)
+    prepare(loaded, config.grad_checkpoint)
+    loop_config = plan(config, source.plan.per_epoch, train.tokens, source.eval_tokens)
+    info = {
+        "stage": "sft",
+        "model": config.model,
+        "model_identity": loaded.identity,
+        "parent": None,
+        "data_hashes": data_hashes(folder, ("train", "valid")),
+    }
+    run = open_run(config, out, info)
+    mx.reset_peak_memory()
+    with guarded(run):
+        loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, knobs={})
+        if config.resume:
+            loop.resume()
+        with train_progress("sft", loop_config.updates, loop.state.update) as hook:
+            loop.hooks = [hook]
+            result = loop.run()
+        adapter = choose_adapter(run, result)
+        return finish(run, result, adapter, {})

@@ -1,0 +1,236 @@
+"""What SFT and DPO share: the plan in updates, the run directory, progress, and the result."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from mlx_persona import backend, ui
+from mlx_persona.config import DpoConfig, SftConfig
+from mlx_persona.errors import Interrupted, PersonaError
+from mlx_persona.files import new_folder
+from mlx_persona.models import adapters
+from mlx_persona.models.adapters import AdapterSpec
+from mlx_persona.models.checkpointing import AUTO_ABOVE, checkpoint_blocks, parameters
+from mlx_persona.models.load import LoadedModel
+from mlx_persona.runs import ADAPTER, Run, file_hash, git_revision, read_info
+from mlx_persona.settings import build, plain, read_yaml
+from mlx_persona.training.checkpoint import checkpoint_path
+from mlx_persona.training.loop import Hook, LoopConfig, LoopResult
+
+Config = TypeVar("Config", SftConfig, DpoConfig)
+EVAL_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a training stage returns; ``to_json`` has the contract's keys."""
+
+    run: Path
+    adapter: Path
+    best_update: int
+    eval_loss: float
+    base_eval_loss: float
+    tokens_per_second: float
+    peak_bytes: int
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as a JSON object."""
+        return {
+            "run": str(self.run),
+            "adapter": str(self.adapter),
+            "best_update": self.best_update,
+            "eval_loss": self.eval_loss,
+            "base_eval_loss": self.base_eval_loss,
+            "tokens_per_second": self.tokens_per_second,
+            "peak_bytes": self.peak_bytes,
+            "phases": self.phases,
+            **self.extra,
+        }
+
+
+def plan(config: SftConfig | DpoConfig, per_epoch: int, train_tokens: int, eval_tokens: int) -> LoopConfig:
+    """The run in updates, shown to the user.
+
+    Args:
+        config: the stage's options.
+        per_epoch: micro-batches in one pass over the data.
+        train_tokens: tokens of one pass.
+        eval_tokens: tokens of one evaluation.
+    """
+    accumulate = config.grad_accumulation
+    if config.updates is not None:
+        updates = config.updates
+    elif config.iters is not None:
+        updates = max(1, round(config.iters / accumulate))
+        ui.info(f"{config.iters} iterations of {accumulate} micro-batches per update are {updates} updates")
+    else:
+        updates = max(1, math.ceil(config.epochs * per_epoch / accumulate))
+    # A forward pass costs about a third of a training pass.
+    tokens = train_tokens * updates * accumulate / per_epoch
+    affordable = max(1, int(EVAL_SHARE * tokens / max(1.0, eval_tokens / 3)))
+    every = config.eval_every or max(math.ceil(updates / 20), math.ceil(updates / affordable))
+    ui.info(
+        f"{updates} updates of {accumulate} x {config.batch_size} rows, {updates * accumulate / per_epoch:.2f} epochs, "
+        f"about {tokens:,.0f} tokens; evaluation every {every} updates"
+    )
+    return LoopConfig(
+        updates=updates,
+        grad_accumulation=accumulate,
+        learning_rate=config.learning_rate,
+        warmup=config.warmup,
+        final_lr=config.final_lr,
+        weight_decay=config.weight_decay,
+        clip=config.clip,
+        eval_every=every,
+        patience=config.patience,
+        keep_last=config.keep_last,
+    )
+
+
+def announce(spec: AdapterSpec, model: nn.Module, learning_rate: float) -> None:
+    """Show what will be trained, and the scale that really acts."""
+    count = sum(v.size for v in adapters.trainable(model).values())
+    ui.info(
+        f"{adapters.describe(spec)}: {count / 1e6:.1f} M parameters; "
+        f"learning rate {learning_rate:g}, times scale {learning_rate * spec.scale:g}"
+    )
+
+
+def prepare(loaded: LoadedModel, grad_checkpoint: bool | None) -> None:
+    """Settings before the first step: checkpointing, and a word on a slow BLAS."""
+    wanted = parameters(loaded.model) > AUTO_ABOVE if grad_checkpoint is None else grad_checkpoint
+    if wanted:
+        checkpoint_blocks(loaded.model)
+        ui.info("activations are recomputed to save memory (--no-grad-checkpoint turns that off)")
+    if problem := backend.slow_blas_problem():
+        ui.warn(problem)
+
+
+def resumed_config(kind: type[Config], resume: str) -> Config:
+    """The configuration of the run to continue; raises PersonaError when there is none."""
+    path = Path(resume)
+    if read_info(path) is None:
+        raise PersonaError(f"nothing to resume in {resume}: it is not a run directory")
+    if read_info(path).get("status") == "done":  # type: ignore[union-attr]
+        raise PersonaError(f"{resume} is finished already", "start a new run without --resume")
+    return replace(build(kind, None, read_yaml(path / "config.yaml")), resume=resume)
+
+
+def open_run(config: SftConfig | DpoConfig, out: Path, info: dict[str, Any]) -> Run:
+    """The run directory: a new one, or the one to resume, with a warning where it cannot be bit-identical."""
+    versions = backend.versions()
+    if not config.resume:
+        recorded = plain(replace(config, out=str(out), resume=""))
+        started = {"versions": versions, "git": git_revision(), "device": backend.device_name(), "started": time.time()}
+        return Run.create(out, recorded, {**info, **started})
+    run = Run.reopen(out)
+    then = run.info.get("versions", {})
+    changed = [f"{k} {then.get(k)} -> {v}" for k, v in versions.items() if then.get(k) != v]
+    if changed:
+        ui.warn(f"this machine changed since the run began ({', '.join(changed)}): metrics may differ in the last bits")
+    for key in ("data_hashes", "model_identity"):
+        if run.info.get(key) != info.get(key):
+            what = "data" if key == "data_hashes" else "model"
+            run.close()
+            raise PersonaError(f"the {what} changed since {out} began, so it cannot be resumed", "start a new run")
+    run.update_info(status="running")
+    return run
+
+
+def data_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of the data files of a run."""
+    return {name: file_hash(folder / f"{name}.jsonl") for name in names if (folder / f"{name}.jsonl").is_file()}
+
+
+def adapter_hash(folder: Path) -> str:
+    """SHA-256 over an adapter's two files."""
+    digest = hashlib.sha256()
+    for name in (adapters.CONFIG, adapters.WEIGHTS):
+        digest.update(file_hash(folder / name).encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def guarded(run: Run) -> Iterator[None]:
+    """Leave ``run.json`` with a true status, whatever ends the block."""
+    try:
+        yield
+    except Interrupted:
+        run.update_info(status="stopped", finished=time.time())
+        raise
+    except BaseException:
+        run.update_info(status="failed", finished=time.time())
+        raise
+    finally:
+        run.close()
+
+
+@contextmanager
+def train_progress(title: str, updates: int, done: int) -> Iterator[Hook]:
+    """A progress hook: loss, speed, memory; evaluations as lines of their own."""
+    with ui.progress(title, updates, done) as bar:
+        last = {"seconds": None, "eval": ""}
+
+        def hook(event: str, values: dict[str, Any]) -> None:
+            if event == "train":
+                before = last["seconds"]
+                speed = values["tokens"] / (values["seconds"] - before) if before is not None else 0.0
+                last["seconds"] = values["seconds"]
+                note = f"loss {values['loss']:.3f}{last['eval']}  {values['peak_bytes'] / 1e9:.1f} GB"
+                bar.advance(1, f"{note}  {speed:.0f} tokens/s" if speed else note)
+            elif event == "eval":
+                last["eval"] = f"  eval {values['loss']:.3f}"
+                more = "".join(f", {k} {v:.3f}" for k, v in values.items() if k in ("accuracy", "margin"))
+                ui.info(f"update {values['update']}: evaluation loss {values['loss']:.4f}{more}")
+            elif event == "early_stop":
+                ui.info(f"stopped early: {values['reason']}")
+
+        yield hook
+
+
+def choose_adapter(run: Run, result: LoopResult, write: Callable[[Path], None] | None = None) -> Path:
+    """Copy the best checkpoint's adapter to ``adapter/``; ``write`` fills the folder in its stead."""
+    best = checkpoint_path(run.path, result.state.best_update)
+    target = run.path / ADAPTER
+    with new_folder(target) as part:
+        if write is not None:
+            write(part)
+        else:
+            for name in (adapters.WEIGHTS, adapters.CONFIG):
+                (part / name).write_bytes((best / name).read_bytes())
+    return target
+
+
+def finish(run: Run, result: LoopResult, adapter: Path, extra: dict[str, Any]) -> TrainResult:
+    """Record the outcome in ``run.json`` and return it."""
+    state = result.state
+    train = [e for e in run.events() if e["event"] == "train"]
+    assert state.best_loss is not None
+    assert state.base_loss is not None
+    outcome = TrainResult(
+        run=run.path,
+        adapter=adapter,
+        best_update=state.best_update,
+        eval_loss=state.best_loss,
+        base_eval_loss=state.base_loss,
+        tokens_per_second=round(state.tokens / max(state.seconds, 1e-9), 1),
+        peak_bytes=max((e["peak_bytes"] for e in train), default=mx.get_peak_memory()),
+        extra=extra,
+    )
+    kept = {k: v for k, v in outcome.to_json().items() if k not in ("run", "adapter")}
+    run.update_info(
+        status=result.status, finished=time.time(), seconds=round(state.seconds, 1), updates=state.update, **kept
+    )
+    return outcome

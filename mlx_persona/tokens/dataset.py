@@ -1,0 +1,151 @@
+"""Conversations and pairs of a file -> rows of token ids and masks, with an account of what was cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlx_persona.errors import PersonaError
+from mlx_persona.schema import Conversation, Message, Pair, read_conversations, read_pairs
+from mlx_persona.tokens.batches import Row, make_row
+from mlx_persona.tokens.render import Rendered, Renderer
+
+CLEAN_HINT = "make it with: mlx-persona clean EXPORT --me NAME  (or: make clean-data RAW=... ME=...)"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows ready to be batched, and what happened on the way.
+
+    ``split``: rows begun because a conversation was too long; ``cut``: turns in no row, because not
+    even one exchange fits; ``defused``: control tokens that people had typed, broken up.
+    """
+
+    rows: tuple[Row, ...]
+    conversations: int
+    split: int = 0
+    cut: int = 0
+    defused: int = 0
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each row."""
+        return tuple(len(r.ids) for r in self.rows)
+
+    @property
+    def tokens(self) -> int:
+        """All tokens."""
+        return sum(self.lengths)
+
+    @property
+    def targets(self) -> int:
+        """Tokens that are trained on."""
+        return sum(r.targets for r in self.rows)
+
+    def describe(self) -> str:
+        """One line for people."""
+        line = f"{self.conversations} conversations, {len(self.rows)} rows, "
+        line += f"{self.tokens} tokens, {self.targets} trained on"
+        if self.split:
+            line += f"; {self.split} rows continue a conversation that was too long for one"
+        if self.cut:
+            line += f"; {self.cut} turns were too long and are cut"
+        if self.defused:
+            line += f"; {self.defused} control tokens in the text are broken up"
+        return line
+
+
+def windows(messages: tuple[Message, ...], renderer: Renderer, max_tokens: int) -> tuple[list[Rendered], int]:
+    """A conversation as rows of at most ``max_tokens``, cut between turns, every reply in one row.
+
+    The newest turns that fit make the last row; what was cut in front of them is cut again, so
+    old replies are learnt too, with what fits of their context.
+
+    Returns:
+        The rows, newest first, and the number of turns that are in none.
+    """
+    head = messages[:1] if messages[0].role == "system" else ()
+    turns = messages[len(head) :]
+    rows: list[Rendered] = []
+    while any(m.role == "assistant" and m.train for m in turns):
+        while not (turns[-1].role == "assistant" and turns[-1].train):
+            turns = turns[:-1]
+        rendered = renderer.render((*head, *turns), max_tokens)
+        if rendered is None:
+            return rows, len(turns)
+        rows.append(rendered)
+        turns = turns[: rendered.cut_turns]
+    return rows, 0
+
+
+def conversation_rows(conversations: Iterable[Conversation], renderer: Renderer, max_tokens: int) -> Rows:
+    """Rows for SFT; without ``mask_prompt`` every token of a row is a target."""
+    rows: list[Row] = []
+    count = split = cut = defused = 0
+    for conversation in conversations:
+        parts, lost = windows(conversation.messages, renderer, max_tokens)
+        count += 1
+        cut += lost
+        split += max(0, len(parts) - 1)
+        defused += max((p.defused for p in parts), default=0)
+        rows += [row for row in (make_row(p.ids, p.mask) for p in reversed(parts)) if row.targets]
+    return Rows(tuple(rows), count, split, cut, defused)
+
+
+def load_split(folder: Path, name: str) -> list[Conversation]:
+    """``<folder>/<name>.jsonl``; raises PersonaError when it is missing or holds no trained reply."""
+    path = folder / f"{name}.jsonl"
+    if not path.is_file():
+        raise PersonaError(f"no data: {path} is missing", CLEAN_HINT)
+    conversations = read_conversations(path)
+    if not any(c.trained_replies for c in conversations):
+        raise PersonaError(f"{path} holds no reply to train on", CLEAN_HINT)
+    return conversations
+
+
+def common_system(conversations: Iterable[Conversation]) -> str:
+    """The system message that most conversations begin with; empty where most have none."""
+    counts = Counter(c.messages[0].content if c.messages[0].role == "system" else "" for c in conversations)
+    return counts.most_common(1)[0][0] if counts else ""
+
+
+@dataclass(frozen=True)
+class PairRows:
+    """Chosen and rejected rows of the same pairs, in the same order; ``dropped`` did not fit."""
+
+    chosen: tuple[Row, ...]
+    rejected: tuple[Row, ...]
+    dropped: int
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of the longer side of each pair."""
+        return tuple(max(len(c.ids), len(r.ids)) for c, r in zip(self.chosen, self.rejected, strict=True))
+
+
+def pair_rows(pairs: Iterable[Pair], renderer: Renderer, max_tokens: int) -> PairRows:
+    """Rows for DPO: both sides share the prompt, and only the reply counts."""
+    chosen, rejected, dropped = [], [], 0
+    for pair in pairs:
+        prompt = tuple(replace(m, train=False) for m in pair.messages)
+        sides = [
+            renderer.render((*prompt, Message("assistant", text)), max_tokens) for text in (pair.chosen, pair.rejected)
+        ]
+        rows = [make_row(s.ids, s.mask) for s in sides if s is not None]
+        if len(rows) == 2 and all(r.targets for r in rows):
+            chosen.append(rows[0])
+            rejected.append(rows[1])
+        else:
+            dropped += 1
+    return PairRows(tuple(chosen), tuple(rejected), dropped)
+
+
+def load_pairs(folder: Path, name: str) -> list[Pair]:
+    """``<folder>/<name>.jsonl``; raises PersonaError when it is missing or empty."""
+    path = folder / f"{name}.jsonl"
+    pairs = read_pairs(path)
+    if not pairs:
+        raise PersonaError(f"{path} holds no pair", "make some with: mlx-persona pairs")
+    return pairs

@@ -1,0 +1,274 @@
+"""The report card on a tiny model: right loss, right columns, each model loaded once, files whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
+
+# isort: split
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_persona.config import CardConfig
+from mlx_persona.errors import PersonaError
+from mlx_persona.evals import card, style
+from mlx_persona.evals.card import Candidate, report_card
+from mlx_persona.evals.phrases import stock_phrase_rate
+from mlx_persona.generation import engine
+from mlx_persona.models import adapters, load
+from mlx_persona.schema import Conversation, Message, read_jsonl, write_jsonl
+from mlx_persona.tokens.batches import Row, make_row
+from mlx_persona.tokens.render import Renderer
+
+REAL = ["yeah im in", "haha no way", "ok ill be there at 6", "nah\nim good", "sooo tired today", "what about you?"]
+Engine = Callable[..., list[str]]
+
+
+def conversation(turns: int, start: int = 0) -> Conversation:
+    """User and assistant in turn; the person's third reply is context only."""
+    messages = []
+    for i in range(turns):
+        messages.append(Message("user", f"question {start + i}, friend?"))
+        messages.append(Message("assistant", REAL[(start + i) % len(REAL)], train=i != 2))
+    return Conversation(tuple(messages))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Six held-out conversations with 4 trained replies each."""
+    write_jsonl(tmp_path / "data" / "test.jsonl", [conversation(5, start) for start in range(6)])
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def adapter(tiny_model_dir: Path, tmp_path: Path) -> Path:
+    """An adapter for the tiny model that changes what it says."""
+    loaded = load.load_model(str(tiny_model_dir))
+    spec = adapters.AdapterSpec(rank=2, scale=2.0, dora=False, base=loaded.identity)
+    spec = adapters.attach(loaded.model, spec)
+    weights = {
+        name: mx.random.normal(value.shape, key=mx.random.key(i)) * 0.3
+        for i, (name, value) in enumerate(sorted(adapters.trainable(loaded.model).items()))
+    }
+    adapters.save_adapter(tmp_path / "adapter", weights, spec)
+    return tmp_path / "adapter"
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Replaces the engine by one that notes what it was asked and tells if an adapter is on."""
+    calls: list[dict[str, Any]] = []
+
+    def replies(loaded: load.LoadedModel, prompts: Sequence[Sequence[int]], sampling: Any, **more: Any) -> list[str]:
+        adapted = any(True for _ in adapters.adapter_layers(loaded.model))
+        texts = [" yeah im in " if adapted else "Certainly! I'd be happy to help. " + "word " * 8 for _ in prompts]
+        for i, text in enumerate(texts):
+            more["on_reply"](i, text)
+        calls.append({"loaded": loaded, "prompts": prompts, "sampling": sampling, "adapted": adapted, **more})
+        return texts
+
+    monkeypatch.setattr(engine, "replies", replies)
+    return calls
+
+
+def config(data: Path, **values: Any) -> CardConfig:
+    return CardConfig(data=str(data), **{"n": 12, "max_tokens": 8, "max_seq_length": 128, "batch_size": 4, **values})
+
+
+def numpy_loss(model: Any, rows: Sequence[Row]) -> float:
+    """Mean of -log softmax at exactly the masked tokens, one row at a time and in float64."""
+    total, count = 0.0, 0
+    for row in rows:
+        logits = np.array(model(mx.array(row.ids)[None])[0].astype(mx.float32)).astype(np.float64)
+        for t in range(1, len(row.ids)):
+            if row.mask[t]:
+                before = logits[t - 1]
+                top = before.max()
+                total += top + math.log(np.exp(before - top).sum()) - before[row.ids[t]]
+                count += 1
+    return total / count
+
+
+def test_the_loss_is_the_mean_over_exactly_the_masked_tokens(tiny_model_dir: Path) -> None:
+    loaded = load.load_model(str(tiny_model_dir))
+    renderer = Renderer(loaded.tokenizer)
+    drawn = [renderer.render(conversation(1 + i % 4, i).messages) for i in range(11)]
+    rows = [make_row(d.ids, d.mask) for d in drawn if d is not None]
+    done: list[int] = []
+    assert card.mean_loss(loaded.model, rows, done.append) == pytest.approx(numpy_loss(loaded.model, rows), abs=1e-4)
+    assert done == [8, 3]
+
+
+def test_every_figure_is_what_its_definition_says(
+    tiny_model_dir: Path, adapter: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    name = str(tiny_model_dir)
+    made = report_card(config(data), [Candidate("base", name), Candidate("sft", name, adapter)], "be kind")
+    real = [REAL[(start + i) % len(REAL)] for start in range(6) for i in (0, 1, 3, 4)]
+    base, sft, person = made.figures["base"], made.figures["sft"], made.figures["person"]
+    said = made.replies["base"]
+    assert list(made.figures) == ["person", "base", "sft"]
+    assert said == ["Certainly! I'd be happy to help. " + "word " * 7 + "word"] * 12
+    assert made.replies["sft"] == ["yeah im in"] * 12
+    assert made.references == 24
+    assert made.floor == style.split_half_floor(real, 12)
+    assert person == card.Figures(median(map(len, real)), 0.0, made.floor, 0.0)
+    assert base.median_chars == len(said[0])
+    assert base.stock_phrases == stock_phrase_rate(said) == 200.0
+    assert sft.stock_phrases == 0.0
+    assert base.style_distance == style.distance(real, said)
+    assert base.style_interval == style.bootstrap_interval(real, said)
+    assert base.above_floor == base.style_distance - made.floor
+    assert base.ratio_to_base == 1.0
+    assert sft.ratio_to_base == max(0.0, sft.style_distance - made.floor) / base.above_floor
+    assert (base.cut_share, sft.cut_share) == (1.0, 0.0)
+    loaded = load.load_model(name)
+    renderer = Renderer(loaded.tokenizer, system="be kind")
+    drawn = [renderer.render(conversation(5, start).messages, 128) for start in range(6)]
+    rows = [make_row(d.ids, d.mask) for d in drawn if d is not None]
+    assert made.loss_tokens == sum(row.targets for row in rows)
+    assert base.loss == pytest.approx(numpy_loss(loaded.model, rows), abs=1e-4)
+    assert base.perplexity == math.exp(base.loss or 0)
+    adapters.load_adapter(loaded.model, adapter, loaded.identity)
+    assert sft.loss == pytest.approx(numpy_loss(loaded.model, rows), abs=1e-4)
+    assert sft.loss != pytest.approx(base.loss, abs=1e-2)
+
+
+def test_prompts_end_before_real_replies_and_are_spread_over_the_data(
+    tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    made = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "be kind")
+    places = [(start, i) for start in range(6) for i in (0, 1, 3, 4)][::2]
+    assert [one.real for one in made.asked] == [REAL[(start + i) % len(REAL)] for start, i in places]
+    assert [len(one.before) for one in made.asked] == [2 * i + 1 for _, i in places]
+    renderer = Renderer(load.load_tokenizer(tiny_model_dir), system="be kind")
+    assert asked[0]["prompts"] == [renderer.prompt(one.before, 120) for one in made.asked]
+    assert asked[0]["sampling"] == engine.Sampling(8, 0.8, 0.95, 0)
+    assert max(map(len, asked[0]["prompts"])) <= 120
+
+
+def test_each_model_is_loaded_once_and_adapters_come_off_again(
+    tiny_model_dir: Path, adapter: Path, data: Path, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def load_model(name: str) -> load.LoadedModel:
+        opened.append(name)
+        return load.load_model(str(tiny_model_dir))
+
+    monkeypatch.setattr(card, "load_model", load_model)
+    candidates = [
+        Candidate("sft", "one", adapter),
+        Candidate("fused", "two"),
+        Candidate("base", "one"),
+        Candidate("dpo", "one", adapter),
+    ]
+    made = report_card(config(data), candidates, "")
+    assert opened == ["one", "two"]
+    assert [call["adapted"] for call in asked] == [True, False, True, False]  # sft, base, dpo; fused
+    assert list(made.figures) == ["person", "sft", "fused", "base", "dpo"]
+    assert all(call["prompts"] == asked[0]["prompts"] and call["sampling"] == asked[0]["sampling"] for call in asked)
+    assert made.figures["sft"] == made.figures["dpo"]
+    assert made.figures["base"] == made.figures["fused"]
+
+
+def test_the_card_is_written_whole_and_reads_back(
+    tiny_model_dir: Path, data: Path, tmp_path: Path, asked: list[dict[str, Any]]
+) -> None:
+    made = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
+    made.write(tmp_path / "out")
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    lines = [value for _, value in read_jsonl(tmp_path / "out" / "replies.jsonl")]
+    assert scores == json.loads(json.dumps(made.to_json()))
+    assert (scores["n"], scores["data"], scores["floor"]) == (12, str(data / "test.jsonl"), made.floor)
+    assert scores["figures"]["base"]["loss"] == made.figures["base"].loss
+    assert scores["figures"]["person"]["loss"] is None
+    assert len(scores["replies"]) == 5
+    assert len(lines) == 12
+    assert lines[0] == {"prompt": "question 0, friend?", "person": "yeah im in", "base": made.replies["base"][0]}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.json", "replies.jsonl"}
+
+
+def test_the_table_has_a_column_per_candidate_and_a_dash_where_a_figure_has_no_meaning() -> None:
+    person = card.Figures(20.0, 0.4, 0.1, 0.0)
+    base = card.Figures(90.5, 9.0, 0.4, 0.3, 3.25, 25.79, (0.35, 0.45), 1.0, 0.5)
+    columns, rows = card.Card("d", 24, 7, (), {"person": person, "base": base}, {}).table()
+    assert columns == ["", "person", "base"]
+    assert rows == [
+        ["loss (nats per token)", "-", "3.250"],
+        ["perplexity", "-", "25.8"],
+        ["reply length (median characters)", "20", "90"],
+        ["replies cut at the token limit", "-", "50%"],
+        ["stock phrases per 100 replies", "0.4", "9.0"],
+        ["style distance", "0.100", "0.400"],
+        ["  95 % interval", "-", "0.350 to 0.450"],
+        ["  above the person's own floor", "0.000", "0.300"],
+        ["  the same, base = 1", "-", "1.00"],
+    ]
+
+
+def test_the_real_engine_fills_a_card_and_repeats_it_exactly(tiny_model_dir: Path, data: Path) -> None:
+    candidates = [Candidate("base", str(tiny_model_dir))]
+    once, twice = (report_card(config(data, n=10, max_tokens=4), candidates, "").to_json() for _ in range(2))
+    assert once == twice
+    assert len(once["replies"]) == 5
+
+
+def test_without_a_base_there_is_no_ratio(tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]) -> None:
+    made = report_card(config(data), [Candidate("fused", str(tiny_model_dir))], "")
+    assert made.figures["fused"].ratio_to_base is None
+
+
+def test_valid_stands_in_for_a_missing_or_empty_test_file(
+    tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    (data / "test.jsonl").rename(data / "valid.jsonl")
+    (data / "test.jsonl").touch()
+    made = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
+    assert made.data == str(data / "valid.jsonl")
+
+
+def test_no_held_out_data_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    with pytest.raises(PersonaError, match=r"must hold conversations in test\.jsonl or valid\.jsonl") as caught:
+        report_card(config(tmp_path), [Candidate("base", "nowhere")], "")
+    assert caught.value.hint == "make them with mlx-persona clean"
+
+
+def test_too_few_replies_are_an_error_before_any_model_is_loaded(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [conversation(2), conversation(5)])
+    with pytest.raises(PersonaError, match="at least 10 replies that answer something, got 6"):
+        report_card(config(tmp_path), [Candidate("base", "nowhere")], "")
+
+
+@pytest.mark.parametrize("labels", [[], ["base", "base"], ["person"]])
+def test_labels_must_tell_the_columns_apart(labels: list[str], data: Path) -> None:
+    with pytest.raises(PersonaError, match="labels of their own"):
+        report_card(config(data), [Candidate(label, "nowhere") for label in labels], "")
+
+
+def test_a_reply_must_leave_room_for_its_prompt(tiny_model_dir: Path, data: Path) -> None:
+    with pytest.raises(PersonaError, match=r"max_seq_length must be > max_tokens \(64\), got 64"):
+        report_card(config(data, max_tokens=64, max_seq_length=64), [Candidate("base", str(tiny_model_dir))], "")
+
+
+def test_candidates_of_different_tokenizers_are_not_compared(
+    tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_model(name: str) -> load.LoadedModel:
+        loaded = load.load_model(str(tiny_model_dir))
+        if name == "other":
+            template = loaded.tokenizer._tokenizer.chat_template
+            loaded.tokenizer._tokenizer.chat_template = template.replace("\n", "\n\n")
+        return loaded
+
+    monkeypatch.setattr(card, "load_model", load_model)
+    with pytest.raises(PersonaError, match="must share a tokenizer and a chat template, but those of other differ"):
+        report_card(config(data), [Candidate("base", "one"), Candidate("fused", "other")], "")
