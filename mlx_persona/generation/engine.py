@@ -159,7 +159,7 @@ class _Batch:
         latest = self._latest
         if any(not row.done and row.drawn < self._sampling.max_tokens for row in self.rows):
             self._latest = self._draw(self.rows, latest, self._cache)
-            mx.async_eval(self._latest)
+            mx.async_eval(self._latest)  # type: ignore[no-untyped-call]
         return [int(token) for token in np.array(latest)]
 
     def drop_finished(self) -> None:

@@ -29,6 +29,7 @@ class Table(nn.Module):
         self.table = mx.array(logits)
 
     def __call__(self, tokens: mx.array) -> mx.array:
+        """Logits (B, T, V) of tokens (B, T)."""
         return self.table[tokens]
 
 

@@ -27,22 +27,30 @@ TOKENS = mx.array([[3, 14, 15, 92, 65, 35, 89, 79]])
 Q_PROJ = "model.layers.1.self_attn.q_proj"
 
 
+def opened(path: Path) -> Any:
+    """The model in float32, without its tokenizer, whose loading would be most of the time here."""
+    model, _ = mlx_lm.utils.load_model(path)
+    load._to_float32(model)
+    model.freeze()
+    return model
+
+
 def make_adapter(base: Path, folder: Path, dora: bool = True, **spec: Any) -> Path:
     """A random adapter of rank 4 that changes every adapted layer by about a tenth."""
-    loaded = load.load_model(str(base))
-    made = adapters.attach(loaded.model, AdapterSpec(4, 2.0, dora, base=loaded.identity, **spec))
-    for index, (_, layer) in enumerate(adapters.adapter_layers(loaded.model)):
+    model = opened(base)
+    made = adapters.attach(model, AdapterSpec(4, 2.0, dora, base=load.identity(base), **spec))
+    for index, (_, layer) in enumerate(adapters.adapter_layers(model)):
         layer.lora_b = 0.1 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(index))
         if dora:
             layer.m = layer.m * (1 + 0.1 * mx.random.normal(layer.m.shape, key=mx.random.key(100 + index)))
-    adapters.save_adapter(folder, adapters.trainable(loaded.model), made)
+    adapters.save_adapter(folder, adapters.trainable(model), made)
     return folder
 
 
 def adapter_logits(base: Path, adapter: Path) -> mx.array:
-    loaded = load.load_model(str(base))
-    adapters.load_adapter(loaded.model, adapter, loaded.identity)
-    return loaded.model(TOKENS)
+    model = opened(base)
+    adapters.load_adapter(model, adapter, load.identity(base))
+    return model(TOKENS)
 
 
 def fused(base: Path, adapter: Path, bits: int, folder: Path) -> Path:
@@ -73,8 +81,8 @@ def test_a_dense_fused_model_computes_what_the_adapter_computes(base: Path, dora
     wanted = adapter_logits(base, adapter)
     out = fused(base, adapter, 16, tmp_path / "out")
 
-    assert furthest(wanted, load.load_model(str(base)).model(TOKENS)) > 0.5
-    assert furthest(wanted, load.load_model(str(out)).model(TOKENS)) < 1e-4
+    assert furthest(wanted, opened(base)(TOKENS)) > 0.5
+    assert furthest(wanted, opened(out)(TOKENS)) < 1e-4
     config = json.loads((out / "config.json").read_text())
     assert "quantization" not in config
     assert "quantization_config" not in config
@@ -158,8 +166,8 @@ def test_a_base_in_another_quantization_mode_is_merged_too(
     adapter = make_adapter(base, tmp_path / "adapter", num_layers=1)
     wanted = adapter_logits(base, adapter)
     out = fused(base, adapter, 8, tmp_path / "out")
-    assert furthest(wanted, load.load_model(str(out)).model(TOKENS)) < 0.3
-    assert furthest(wanted, load.load_model(str(fused(base, adapter, 16, tmp_path / "d"))).model(TOKENS)) < 1e-3
+    assert furthest(wanted, opened(out)(TOKENS)) < 0.3
+    assert furthest(wanted, opened(fused(base, adapter, 16, tmp_path / "d"))(TOKENS)) < 1e-3
     model, _ = mlx_lm.utils.load_model(out)
     modes = {path: m.mode for path, m in model.named_modules() if m.get("scales") is not None}
     assert modes["model.layers.0.self_attn.q_proj"] == "mxfp4"
@@ -264,3 +272,29 @@ def test_bfloat16_scales_cost_less_than_with_plain_rounding() -> None:
 
     ours = error(made["weight"], made["scales"], made["biases"])
     assert ours < 0.85 * error(*mx.quantize(weight.astype(mx.bfloat16), 64, 8))
+
+
+def test_a_row_that_is_only_stretched_keeps_its_codes(quantized_tiny_dir: Callable[..., Path]) -> None:
+    model, _ = mlx_lm.utils.load_model(quantized_tiny_dir(bits=4))
+    layer = dict(model.named_modules())[Q_PROJ]
+    factor = mx.linspace(0.5, 2, 64)[:, None]
+    made = merge.quantize(load.dense_weight(layer) * factor, merge.Form(mx.float32, 4, 32), layer)
+    assert mx.array_equal(made["weight"], layer.weight)
+    assert mx.allclose(made["scales"], layer.scales * factor)
+    assert mx.allclose(made["biases"], layer.biases * factor)
+
+
+def test_the_nearer_of_the_old_and_a_new_grid_is_taken(quantized_tiny_dir: Callable[..., Path]) -> None:
+    model, _ = mlx_lm.utils.load_model(quantized_tiny_dir(bits=4))
+    layer, form = dict(model.named_modules())[Q_PROJ], merge.Form(mx.float32, 4, 32)
+    weight = load.dense_weight(layer)
+    noise = mx.random.normal(weight.shape, key=mx.random.key(3))
+
+    def error(update: float, base: Any) -> float:
+        wanted = weight + update * noise
+        made = merge.quantize(wanted, form, base)
+        return float(mx.square(mx.dequantize(made["weight"], made["scales"], made["biases"], 32, 4) - wanted).sum())
+
+    assert error(0.0, layer) < 1e-9
+    assert error(0.002, layer) < 0.2 * error(0.002, None)
+    assert error(0.3, layer) <= error(0.3, None)

@@ -1,0 +1,240 @@
+"""One engine writes all replies: repeatable, whatever the batch."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
+
+# isort: split
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.generate import generate
+from mlx_lm.models.cache import ConcatenateKVCache
+from mlx_lm.sample_utils import apply_top_p
+
+from mlx_persona.generation import engine
+from mlx_persona.generation.engine import PromptCache, Sampling, draws, replies, sample, stream
+from mlx_persona.models import adapters
+from mlx_persona.models.load import LoadedModel, load_model
+
+HOT = Sampling(max_tokens=12, temperature=1.0, top_p=0.95, seed=7)
+GREEDY = Sampling(max_tokens=12, temperature=0.0, top_p=1.0, seed=0)
+
+
+def make_prompts(count: int, prefix: int = 3) -> list[list[int]]:
+    """Prompts of 5 to 44 tokens that share their first ``prefix``."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(5, 45, size=count)
+    return [[*range(100, 100 + prefix), *rng.integers(200, 40000, size=n - prefix).tolist()] for n in lengths]
+
+
+@pytest.fixture
+def short_ends(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+    """The tiny model with so many end tokens that replies end at different lengths."""
+    monkeypatch.setattr(tiny.tokenizer, "_eos_token_ids", set(range(0, 49152, 10)))
+    return tiny
+
+
+def test_replies_do_not_depend_on_the_batch(short_ends: LoadedModel) -> None:
+    prompts = make_prompts(23)
+    alone = replies(short_ends, prompts, HOT, batch_size=1)
+    assert len(set(alone)) > 15
+    assert replies(short_ends, prompts, HOT, batch_size=4) == alone
+    assert replies(short_ends, prompts, HOT, batch_size=64) == alone
+
+
+def test_replies_do_not_depend_on_the_order_or_on_a_resume(short_ends: LoadedModel) -> None:
+    prompts = make_prompts(9)
+    whole = replies(short_ends, prompts, HOT, batch_size=4)
+    rows = [8, 2, 5]
+    part = replies(short_ends, [prompts[i] for i in rows], HOT, batch_size=4, rows=rows)
+    assert part == [whole[i] for i in rows]
+
+
+def test_another_seed_or_row_gives_another_reply(tiny: LoadedModel) -> None:
+    prompt = make_prompts(1) * 2
+    one, other = replies(tiny, prompt, HOT, batch_size=2)
+    assert one != other
+    assert replies(tiny, prompt, HOT, batch_size=2, rows=[0, 0]) == [one, one]
+    assert replies(tiny, prompt[:1], Sampling(12, 1.0, 0.95, seed=8), batch_size=1) != [one]
+
+
+def test_prompts_without_a_common_beginning_and_of_one_token(tiny: LoadedModel) -> None:
+    prompts = [[5], *make_prompts(3), [7, 9]]
+    together = replies(tiny, prompts, GREEDY, batch_size=5)
+    assert together == [replies(tiny, [p], GREEDY, batch_size=1)[0] for p in prompts]
+
+
+def test_long_prompts_are_read_in_chunks(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = make_prompts(6)
+    whole = replies(tiny, prompts, GREEDY, batch_size=6)
+    monkeypatch.setattr(engine, "_CHUNK_TOKENS", 24)
+    assert replies(tiny, prompts, GREEDY, batch_size=6) == whole
+
+
+def test_greedy_is_what_mlx_lm_writes(tiny: LoadedModel) -> None:
+    prompt = make_prompts(1)[0]
+    expected = generate(tiny.model, tiny.tokenizer, prompt, max_tokens=12)
+    assert replies(tiny, [prompt], GREEDY, batch_size=1) == [expected]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, HOT])
+def test_a_stream_gives_the_text_of_the_batch(short_ends: LoadedModel, sampling: Sampling) -> None:
+    prompts = make_prompts(6)
+    expected = replies(short_ends, prompts, sampling, batch_size=6)
+    assert ["".join(stream(short_ends, p, sampling, row)) for row, p in enumerate(prompts)] == expected
+
+
+def test_a_reply_ends_at_its_longest_and_is_reported_once(tiny: LoadedModel) -> None:
+    prompts, seen = make_prompts(5), {}
+
+    def on_reply(index: int, text: str) -> None:
+        assert index not in seen
+        seen[index] = text
+
+    out = replies(tiny, prompts, Sampling(1, 0.0, 1.0, 0), batch_size=2, on_reply=on_reply)
+    assert [seen[i] for i in range(5)] == out
+    for prompt, text in zip(prompts, out, strict=True):
+        best = int(tiny.model(mx.array([prompt]))[0, -1].argmax().item())
+        assert text.strip() == tiny.tokenizer.decode([best], skip_special_tokens=True).strip()
+
+
+def test_control_tokens_are_no_text(tiny: LoadedModel) -> None:
+    special = tiny.tokenizer.convert_tokens_to_ids("<|im_start|>")
+    hello = tiny.tokenizer.encode("hello you", add_special_tokens=False)
+    found = engine._special(tiny.tokenizer)
+    segments = engine._segments(tiny.tokenizer.detokenizer, [special, *hello, special], found)
+    assert "".join(segments) == "hello you"
+
+
+def test_a_cache_that_cannot_be_batched_is_written_row_by_row(
+    tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = make_prompts(3)
+    expected = replies(tiny, prompts, HOT, batch_size=3)
+    monkeypatch.setattr(engine, "make_prompt_cache", lambda model: [ConcatenateKVCache() for _ in model.layers])
+    assert replies(tiny, prompts, HOT, batch_size=3) == expected
+
+
+def test_the_batch_shrinks_when_memory_is_short(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    step = engine._Batch.step
+
+    def counting(self: Any) -> list[int]:
+        sizes.append(len(self.rows))
+        return step(self)
+
+    monkeypatch.setattr(engine._Batch, "step", counting)
+    monkeypatch.setattr(engine, "_GROUP", 2)
+    prompts = make_prompts(8)
+    expected = replies(tiny, prompts, GREEDY, batch_size=8)
+    assert max(sizes) == 8
+    sizes.clear()
+    monkeypatch.setattr(engine, "memory_bytes", lambda: 1)
+    assert replies(tiny, prompts, GREEDY, batch_size=8) == expected
+    assert max(sizes) == 2
+
+
+def test_no_prompts_give_no_replies_and_an_empty_prompt_is_refused(tiny: LoadedModel) -> None:
+    assert replies(tiny, [], HOT, batch_size=4) == []
+    with pytest.raises(ValueError, match="at least one token"):
+        replies(tiny, [[1], []], HOT, batch_size=4)
+
+
+def test_dropout_is_off_while_a_model_in_training_writes(tiny_model_dir: Path) -> None:
+    loaded = load_model(str(tiny_model_dir))
+    prompts = make_prompts(2)
+    expected = replies(loaded, prompts, GREEDY, batch_size=2)
+    adapters.attach(loaded.model, adapters.AdapterSpec(2, 1.0, dora=False, dropout=0.5))
+    loaded.model.train()
+    assert replies(loaded, prompts, GREEDY, batch_size=2) == expected  # a new adapter changes nothing
+    assert loaded.model.training
+
+
+def test_the_prompt_cache_reads_only_what_is_new(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, prompt = PromptCache(), make_prompts(1)[0]
+    read: list[int] = []
+    step = engine.generate_step
+
+    def spying(new: mx.array, *args: Any, **kwargs: Any) -> Any:
+        read.append(new.size)
+        return step(new, *args, **kwargs)
+
+    monkeypatch.setattr(engine, "generate_step", spying)
+    first = "".join(stream(tiny, prompt, GREEDY, cache=cache))
+    assert "".join(stream(tiny, prompt, GREEDY, cache=cache)) == first
+    longer = [*prompt, 300, 301, 302]
+    assert "".join(stream(tiny, longer, GREEDY, cache=cache)) == "".join(stream(tiny, longer, GREEDY))
+    assert read == [len(prompt), 1, 3, len(longer)]
+
+
+def test_the_prompt_cache_goes_on_after_a_reply(tiny: LoadedModel) -> None:
+    cache, prompt = PromptCache(), make_prompts(1)[0]
+    said = list(engine._tokens(tiny, prompt, GREEDY, 0, cache))
+    following = [*prompt, *said, 400, 401]
+    layers, known = cache.take(tiny.model, following)
+    assert known == len(prompt) + len(said) == layers[0].offset
+
+
+def test_a_stream_that_is_left_early_leaves_no_cache(tiny: LoadedModel) -> None:
+    cache, prompt = PromptCache(), make_prompts(1)[0]
+    pieces = stream(tiny, prompt, GREEDY, cache=cache)
+    next(pieces)
+    pieces.close()
+    assert cache.take(tiny.model, prompt)[1] == 0
+
+
+def test_draws_depend_on_seed_row_and_step_only() -> None:
+    many = draws(3, [0, 5, 9], [2, 0, 4])
+    assert many[1].item() == draws(3, [5], [0])[0].item()
+    values = [draws(s, [r], [t])[0].item() for s in (0, 1) for r in (0, 1) for t in (0, 1)]
+    assert len(set(values)) == 8
+    assert all(0 <= v < 1 for v in values)
+
+
+def test_draws_are_uniform() -> None:
+    values = np.sort(np.array(draws(0, list(range(4000)), [0] * 4000)))
+    # Kolmogorov-Smirnov: above 1.95 / sqrt(n) happens once in a thousand; the seed is fixed.
+    assert np.abs(values - np.arange(4000) / 4000).max() < 1.95 / math.sqrt(4000)
+
+
+def test_sampling_inverts_the_distribution() -> None:
+    """Probabilities .5 .3 .2 for tokens 2, 0, 1: the draw falls into the likeliest first."""
+    logits = mx.log(mx.array([[0.3, 0.2, 0.5]]))
+    tokens = [sample(logits, mx.array([u]), 1.0, 0.999).item() for u in (0.0, 0.49, 0.51, 0.79, 0.81, 0.9999999)]
+    assert tokens == [2, 2, 0, 0, 1, 1]
+    whole = [sample(logits, mx.array([u]), 1.0, 1.0).item() for u in (0.0, 0.29, 0.31, 0.49, 0.51, 0.9999999)]
+    assert whole == [0, 0, 1, 1, 2, 2]
+
+
+def test_the_nucleus_is_that_of_mlx_lm() -> None:
+    logits = 3 * mx.random.normal((4, 5000), key=mx.random.key(1))
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    kept = mx.isfinite(apply_top_p(logprobs, 0.8))
+    assert int(kept.sum(axis=-1).max().item()) < engine.CANDIDATES
+    expected = [set(np.flatnonzero(row).tolist()) for row in np.array(kept)]
+    seen: list[set[int]] = [set() for _ in range(4)]
+    for u in np.linspace(0, 1, 4000, endpoint=False):
+        for row, token in enumerate(sample(logits, mx.full((4,), float(u)), 1.0, 0.8).tolist()):
+            seen[row].add(token)
+    assert all(s <= e for s, e in zip(seen, expected, strict=True))
+    assert all(len(s) > 0.8 * len(e) for s, e in zip(seen, expected, strict=True))
+
+
+def test_the_temperature_acts_within_the_nucleus() -> None:
+    """exp(log p / 0.5) of (.6, .3) is (.36, .09): the first has .8 of it. The third, at .1, is outside."""
+    logits = mx.log(mx.array([[0.6, 0.3, 0.1]]))
+    grid = mx.array(np.linspace(0, 1, 1000, endpoint=False).astype(np.float32))
+    tokens = np.array(sample(mx.broadcast_to(logits, (1000, 3)), grid, 0.5, 0.85))
+    assert np.bincount(tokens, minlength=3).tolist() == pytest.approx([800, 200, 0], abs=1)
+
+
+def test_a_draw_of_nearly_one_stays_inside_the_nucleus() -> None:
+    logits = mx.log(mx.array([[0.7, 0.3, 1e-6]]))
+    assert sample(logits, mx.array([1.0]), 1.0, 0.9).item() == 1
+    assert sample(logits, mx.array([1.0]), 1.0, 0.5).item() == 0
