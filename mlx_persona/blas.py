@@ -69,7 +69,6 @@ def load() -> str | None:
     """
     if sys.platform != "linux" or "mlx.core" in sys.modules:
         return None
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if (named := os.environ.get(VARIABLE)) and _open(named):
         return named
     if wheel := _installed("ngsolve-openblas", "libopenblas"):

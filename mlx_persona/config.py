@@ -97,7 +97,8 @@ class PairsConfig:
     adapter: str = option("", "adapter or run for --rejected-from sft and both (default: the newest SFT run)")
     rejected_from: str = option("base", "who writes the rejected replies", choices=("base", "sft", "both"))
     system: str = option("", "system message for conversations that have none of their own")
-    n: int = option(500, "pairs for training; a fifth of that, at most 200, for validation", minimum=1)
+    n: int = option(500, "pairs for training", minimum=1)
+    n_valid: int | None = option(None, "pairs for validation (default: a fifth of n, at most 200)", minimum=1)
     max_tokens: int = option(96, "longest rejected reply, in tokens", minimum=1)
     max_seq_length: int = option(1024, "tokens of prompt and reply; longer prompts lose their oldest turns", minimum=16)
     temperature: float = option(0.8, "sampling temperature (0: greedy)", minimum=0.0)
@@ -226,7 +227,7 @@ class ShowConfig:
 class DemoConfig:
     """The whole path on an embedded model and real conversations."""
 
-    me: str = option("549cc1d1", "whose replies to learn, in the embedded conversations")
+    me: str = option("720840be", "whose replies to learn, in the embedded conversations")
     out: str = option("demo", "folder for data and runs; emptied first")
     seed: int = option(0, "fixes everything random", minimum=0)
 

@@ -100,33 +100,33 @@ def demo(config: DemoConfig) -> DemoResult:
     lap("dpo")
     fused = fuse(fuse_config(data, str(runs / "dpo-1"), str(runs / "fused-1")))
     lap("fuse")
-    card, _ = make_card(CardConfig(data=data, n=120, max_tokens=48, max_seq_length=256, seed=config.seed), runs)
+    card, _ = make_card(CardConfig(data=data, n=120, max_tokens=40, max_seq_length=128, seed=config.seed), runs)
     lap("card")
     return DemoResult(out, tuned, preferred, fused, card, seconds)
 
 
 def sft_config(config: DemoConfig, model: str, data: str, out: str) -> SftConfig:
-    """Some minutes of SFT: rank 64 DoRA, whole conversations in rows of 256 tokens."""
+    """Some minutes of SFT: rank 64 DoRA, conversations in rows of 128 tokens."""
     return SftConfig(
         model=model,
         data=data,
         out=out,
         rank=64,
         dora=True,
-        learning_rate=4e-4,
+        learning_rate=5e-4,
         updates=48,
         batch_size=4,
         grad_accumulation=1,
-        max_seq_length=256,
+        max_seq_length=128,
         eval_every=24,
-        eval_limit=32,
+        eval_limit=24,
         seed=config.seed,
     )
 
 
 def pairs_config(config: DemoConfig, model: str, data: str, out: str) -> PairsConfig:
     """Short prompts and replies, enough pairs for one pass."""
-    return PairsConfig(model=model, data=data, out=out, n=400, max_tokens=32, max_seq_length=128, seed=config.seed)
+    return PairsConfig(model=model, data=data, out=out, n=64, n_valid=48, max_tokens=32, max_seq_length=96, seed=config.seed)
 
 
 def dpo_config(config: DemoConfig, data: str, pairs: str, adapter: str, out: str) -> DpoConfig:
@@ -136,21 +136,20 @@ def dpo_config(config: DemoConfig, data: str, pairs: str, adapter: str, out: str
         pairs=pairs,
         adapter=adapter,
         out=out,
-        learning_rate=2e-5,
+        learning_rate=1e-4,
         nll_weight=0.2,
-        updates=24,
+        updates=16,
         batch_size=4,
         grad_accumulation=1,
-        max_seq_length=128,
-        eval_every=24,
-        eval_limit=80,
+        max_seq_length=96,
+        eval_every=16,
         seed=config.seed,
     )
 
 
 def fuse_config(data: str, adapter: str, out: str) -> FuseConfig:
     """Every width is measured, so that the figures can be compared."""
-    return FuseConfig(adapter=adapter, out=out, data=data, try_all=True, max_seq_length=256)
+    return FuseConfig(adapter=adapter, out=out, data=data, try_all=True, gate_tokens=384, max_seq_length=128)
 
 
 def _empty(out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ def write_text(path: Path, text: str) -> None:
         part.unlink(missing_ok=True)
 
 
+# A file-size limit is a full disk by another name; mlx reports both as RuntimeError, without a number.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Fill a folder under a temporary name and give it its own at the end.
@@ -42,11 +47,13 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             path.replace(old)
         part.replace(path)
-    except (OSError, RuntimeError) as error:  # mlx reports a full disk as RuntimeError
+    except (OSError, RuntimeError) as error:
+        if old.exists() and not path.exists():
+            old.replace(path)
         reason = getattr(error, "strerror", None) or str(error)
-        raise PersonaError(
-            f"cannot write {path}: {reason}", "free some disk space; what was there is unharmed"
-        ) from error
+        full = getattr(error, "errno", None) in _FULL
+        hint = "free some disk space; what was there is unharmed" if full else None
+        raise PersonaError(f"cannot write {path}: {reason}", hint) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -31,6 +31,19 @@ def next_free(stage: str, root: Path = RUNS) -> Path:
     return root / f"{stage}-{max(numbers, default=0) + 1}"
 
 
+def claim(stage: str, root: Path = RUNS) -> Path:
+    """Make the first unused ``runs/<stage>-<n>``; two processes never get the same. Raises PersonaError."""
+    while True:
+        path = next_free(stage, root)
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            if path.is_dir():
+                continue  # another process was faster
+            raise PersonaError(f"cannot write to {path}: {error.strerror}") from error
+        return path
+
+
 def _numbered(stage: str, root: Path) -> list[tuple[int, Path]]:
     """Existing run directories of a stage with their numbers, oldest first."""
     found = []
@@ -69,12 +82,15 @@ def read_info(run: Path) -> dict[str, Any] | None:
 
 
 def find_adapter(path: Path) -> Path | None:
-    """The adapter in ``path``: itself, its ``adapter/``, or (a run that was cut off) its best checkpoint."""
+    """The adapter in ``path``: itself, its ``adapter/``, or (a run that was cut off) its best checkpoint.
+
+    The checkpoints of a stacked run are none: they hold only the outer half.
+    """
     for folder in (path, path / ADAPTER):
         if (folder / "adapter_config.json").is_file():
             return folder
     checkpoints = sorted_checkpoints(path)
-    if not checkpoints:
+    if not checkpoints or (read_info(path) or {}).get("stacked"):
         return None
     state = json.loads((checkpoints[-1] / "state.json").read_text(encoding="utf-8"))
     best = path / "checkpoints" / f"{state['best_update']:06d}"
@@ -88,7 +104,9 @@ def resolve_adapter(name: str) -> Path:
         raise PersonaError(f"no such adapter or run: {name}")
     found = find_adapter(path)
     if found is None:
-        raise PersonaError(f"no adapter in {name}", "name a run directory, or a folder with adapters.safetensors")
+        cut_off = (read_info(path) or {}).get("status") not in (None, "done")
+        hint = f"finish the run: --resume {name}" if cut_off else "name a run, or a folder with adapters.safetensors"
+        raise PersonaError(f"no adapter in {name}", hint)
     return found
 
 
@@ -123,7 +141,7 @@ def file_hash(path: Path) -> str:
 class Run:
     """One run directory, opened for writing by one process at a time."""
 
-    def __init__(self, path: Path, lock: IO[str]) -> None:
+    def __init__(self, path: Path, lock: int) -> None:
         self.path = path
         self._lock = lock
         self._metrics: IO[str] | None = None
@@ -136,9 +154,13 @@ class Run:
         Raises:
             PersonaError: it holds a run already, or another process writes to it.
         """
-        if path.exists() and (not path.is_dir() or any(p.name != ".lock" for p in path.iterdir())):
-            raise PersonaError(f"{path} is in use already", f"continue it with --resume {path}, or give another --out")
-        run = cls(path, _lock(path))
+        lock = _lock(path)
+        if any(path.iterdir()):
+            os.close(lock)
+            done = (read_info(path) or {}).get("status") in (None, "done")
+            resume = "" if done else f"continue it with --resume {path}, or "
+            raise PersonaError(f"{path} is in use already", f"{resume}give another --out")
+        run = cls(path, lock)
         write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         run.update_info(**info, status="running")
         return run
@@ -169,9 +191,8 @@ class Run:
 
     def cut_metrics(self, size: int) -> None:
         """Forget events that were logged after a checkpoint."""
-        path = self.path / "metrics.jsonl"
-        if path.exists():
-            os.truncate(path, size)
+        if size < self.metrics_size():
+            os.truncate(self.path / "metrics.jsonl", size)
 
     def events(self) -> list[dict[str, Any]]:
         """All events so far."""
@@ -182,23 +203,24 @@ class Run:
 
     def close(self) -> None:
         """Release the directory."""
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
-        self._lock.close()
-        (self.path / ".lock").unlink(missing_ok=True)
+        try:
+            if self._metrics is not None:
+                self._metrics.close()
+                self._metrics = None
+        finally:
+            os.close(self._lock)
 
 
-def _lock(path: Path) -> IO[str]:
+def _lock(path: Path) -> int:
     """Hold a run directory: released by the system even after ``kill -9``."""
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("w", encoding="utf-8")
+        lock = os.open(path, os.O_RDONLY)
     except OSError as error:
         raise PersonaError(f"cannot write to {path}: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        lock.close()
+        os.close(lock)
         raise PersonaError(f"another process is writing to {path}", "wait for it, or give another --out") from error
     return lock

@@ -47,12 +47,11 @@ class Message:
         role, content = value.get("role"), value.get("content")
         if role not in ROLES:
             raise PersonaError(f"role must be one of {', '.join(ROLES)}, got {role!r}")
-        if not isinstance(content, str):
-            raise PersonaError(f"content must be text, got {type(content).__name__}")
+        _check_text("content", content)
         train = value.get("train", True)
         if not isinstance(train, bool):
             raise PersonaError(f"train must be true or false, got {train!r}")
-        return cls(cast(Role, role), content, train)
+        return cls(cast(Role, role), cast(str, content), train)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,18 @@ class Pair:
         for key, side in zip(("chosen", "rejected"), sides, strict=True):
             if not isinstance(side, str) or not side.strip():
                 raise PersonaError(f"{key} must be non-empty text, got {side!r}")
+            _check_text(key, side)
         return cls(prompt.messages, cast(str, sides[0]), cast(str, sides[1]), prompt.meta)
+
+
+def _check_text(name: str, value: object) -> None:
+    """Raise PersonaError unless it is text that can be written as UTF-8."""
+    if not isinstance(value, str):
+        raise PersonaError(f"{name} must be text, got {type(value).__name__}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise PersonaError(f"{name} is not valid Unicode (half of a surrogate pair)") from error
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, object]]:
@@ -125,14 +135,19 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, object]]:
     """
     if not path.is_file():
         raise PersonaError(f"no such file: {path}")
-    with path.open(encoding="utf-8-sig", errors="replace") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line)
+                value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except UnicodeDecodeError as error:
+                raise PersonaError(f"{path}:{number}: not UTF-8 (byte {error.start + 1})") from error
             except json.JSONDecodeError as error:
                 raise PersonaError(f"{path}:{number}: not JSON ({error.msg})") from error
+            except (ValueError, RecursionError) as error:
+                raise PersonaError(f"{path}:{number}: not JSON ({error})") from error
+            yield number, value
 
 
 def _read(path: Path, kind: type[_T]) -> list[_T]:

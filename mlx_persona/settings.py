@@ -91,12 +91,14 @@ def _check_one(name: str, value: object, kind: type, meta: Any) -> None:
     if meta["choices"] and value not in meta["choices"]:
         raise PersonaError(f"{name} must be one of {', '.join(meta['choices'])}, got {value!r}")
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise PersonaError(f"{name} must be finite, got {value}")
         for ok, sign, bound in (
             (meta["minimum"] is None or value >= meta["minimum"], ">=", meta["minimum"]),
             (meta["above"] is None or value > meta["above"], ">", meta["above"]),
             (meta["maximum"] is None or value <= meta["maximum"], "<=", meta["maximum"]),
         ):
-            if not ok or math.isnan(value):
+            if not ok:
                 raise PersonaError(f"{name} must be {sign} {bound}, got {value}")
 
 
@@ -121,7 +123,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise PersonaError(f"no such config file: {path}")
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise PersonaError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if value is None:
         return {}
@@ -147,7 +149,8 @@ def build(config: type[C], file: Path | None, overrides: dict[str, Any]) -> C:
         kind, many, _ = field_type(config, key)
         if many:
             items = value if isinstance(value, list | tuple) else [value]
-            merged[key] = tuple(items)
+            # A name may look like a number: a phone's.
+            merged[key] = tuple(str(i) if kind is str and type(i) is int else i for i in items)
         elif kind is float and isinstance(value, str):
             # YAML 1.1 reads 2e-4 as text.
             try:

@@ -21,6 +21,7 @@ from rich.text import Text
 
 class _State:
     quiet = False
+    live: Console | None = None
 
 
 def set_quiet(quiet: bool) -> None:
@@ -29,12 +30,13 @@ def set_quiet(quiet: bool) -> None:
 
 
 def _err() -> Console:
-    # Made anew, so that a redirected stderr (tests, notebooks) is respected.
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    # Made anew, so that a redirected stderr (tests, notebooks) is respected; while a bar is shown, its own
+    # console writes above it. No emoji: rich takes the 100 of "train.jsonl:100:" for one.
+    return _State.live or Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def _out() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def info(message: str) -> None:
@@ -54,7 +56,7 @@ def error(message: str, hint: str | None = None) -> None:
     console = _err()
     console.print(f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}")
     if hint:
-        console.print(f"[cyan]hint:[/cyan] {escape(hint)}")
+        console.print(f"[cyan]hint:[/cyan] {escape(' '.join(hint.split()))}")
 
 
 def notice(message: str, hint: str | None = None) -> None:
@@ -83,7 +85,7 @@ def table_out(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]])
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     width = None if sys.stdout.isatty() else 120
-    Console(highlight=False, width=width).print(table)
+    Console(highlight=False, emoji=False, width=width).print(table)
 
 
 def trained_tokens_out(pieces: Iterable[tuple[str, bool]]) -> None:
@@ -128,7 +130,11 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Bar]:
         TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=console, transient=True) as bars:
-        yield Bar(bars, bars.add_task(title, total=total, completed=done, note=""))
+        _State.live = console
+        try:
+            yield Bar(bars, bars.add_task(title, total=total, completed=done, note=""))
+        finally:
+            _State.live = None
 
 
 def ask(prompt: str) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
+# Tiny models gain nothing from threads, and spinning ones starve whatever else runs here.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import mlx_persona.backend  # noqa: E402, F401  (a fast BLAS comes before mlx)
 
 # isort: split
 

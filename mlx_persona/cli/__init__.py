@@ -61,7 +61,8 @@ def run(args: list[str] | None = None) -> None:
 
 def _status(args: list[str] | None) -> int:
     try:
-        main.main(args=args, prog_name="mlx-persona", standalone_mode=False)
+        # 0 from --help; a command returns nothing.
+        return main.main(args=args, prog_name="mlx-persona", standalone_mode=False) or 0
     except PersonaError as error:
         ui.error(error.message, error.hint)
         return 1
@@ -74,8 +75,6 @@ def _status(args: list[str] | None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.exceptions.Exit as error:
-        return error.exit_code
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; nothing is left to say
         return 1
@@ -83,4 +82,3 @@ def _status(args: list[str] | None) -> int:
         hint = "free some disk space" if error.errno == errno.ENOSPC else None
         ui.error(f"{error.filename or 'system'}: {error.strerror or error}", hint)
         return 1
-    return 0

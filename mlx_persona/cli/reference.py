@@ -1,6 +1,6 @@
 """Writes what is generated from the code: ``docs/cli.md`` and ``configs/*.yaml``.
 
-    python -m mlx_persona.cli.reference [--check]
+python -m mlx_persona.cli.reference [--check]
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from mlx_persona.generation.chat import ChatSession, generate_once, open_model
 
 
 def _generate(config: GenerateConfig, as_json: bool, prompt: str | None) -> None:
-    text = prompt if prompt is not None else sys.stdin.read()
+    text = prompt if prompt is not None else sys.stdin.read().rstrip("\n")
     if not text.strip():
         raise PersonaError("the prompt must not be empty", "give --prompt TEXT, or pipe it in")
     if as_json:
@@ -46,6 +46,8 @@ def _chat(config: GenerateConfig, as_json: bool) -> None:
                     ui.text_out(piece, end="")
             except KeyboardInterrupt:
                 pass  # the reply so far stays in the history
+            except PersonaError as error:  # a line that is too long: no reason to lose the conversation
+                ui.error(error.message, error.hint)
             ui.text_out("")
 
 

@@ -23,7 +23,10 @@ from mlx_persona.models.lora import LoRALinear
 
 WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
 # A mixture of experts is steered by these; adapting them destabilises it, and stock mlx-lm does.
-ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "gate_proj_router", "gating"})
+ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
+# How many norms are computed at once: MLX starts all of them together, and on a 16-bit base each
+# holds a float32 copy of its weight meanwhile.
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -77,25 +80,38 @@ class AdapterSpec:
 
 
 def target_keys(model: nn.Module) -> tuple[str, ...]:
-    """Names, within a block, of all linear layers but the routers of a mixture of experts."""
+    """Names, within a block, of all linear layers, adapted or not, but the routers of a mixture of experts."""
     found: dict[str, None] = {}
     for block in model.layers:
+        inner = _bases(block)
         for name, module in block.named_modules():
-            is_linear = isinstance(module, nn.Linear | nn.QuantizedLinear)
-            if is_linear and name.rsplit(".", 1)[-1] not in ROUTERS:
+            if _adaptable(module) and id(module) not in inner and ROUTERS.isdisjoint(name.split(".")):
                 found[name] = None
     return tuple(found)
 
 
+def _adaptable(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.QuantizedLinear | LoRALinear)
+
+
+def _bases(model: nn.Module) -> set[int]:
+    """``id`` of every layer that lies below an adapter layer."""
+    return {id(module.linear) for _, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
 def adapter_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
     """``(path, layer)`` of every outermost adapter layer."""
+    inner = _bases(model)
     for name, module in model.named_modules():
-        if isinstance(module, LoRALinear) and not name.endswith(".linear"):
+        if isinstance(module, LoRALinear) and id(module) not in inner:
             yield name, module
 
 
 def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> AdapterSpec:
     """Put a new adapter on a model, in place; on an adapted model it is stacked on what is there.
+
+    All that was there is frozen and drops nothing any more: only the new adapter trains. The mode
+    (training or eval) stays as it is.
 
     Returns:
         The spec with ``keys`` filled in.
@@ -111,15 +127,18 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> AdapterSpec:
     keys = spec.keys or target_keys(model)
     first = 0 if spec.num_layers < 0 else len(blocks) - spec.num_layers
     kind = DoRALinear if spec.dora else LoRALinear
+    model.freeze()
+    for _, below in adapter_layers(model):
+        below.set_dropout(0.0)
     count = 0
     for index in range(first, len(blocks)):
         block = blocks[index]
         new = []
         for name, module in block.named_modules():
-            if name in keys and isinstance(module, nn.Linear | nn.QuantizedLinear | LoRALinear):
+            if name in keys and _adaptable(module):
                 path = f"layers.{index}.{name}"
-                module.freeze()
                 layer = kind(module, spec.rank, spec.scale, spec.dropout, path, seed)
+                layer.train(module.training)  # a module is born in training mode, with its dropout on
                 mx.eval(layer.state)  # one layer's dense weight at a time
                 new.append((name, layer))
         block.update_modules(tree_unflatten(new))
@@ -138,13 +157,15 @@ def detach(model: nn.Module) -> None:
 def refresh(model: nn.Module) -> None:
     """Recompute the cached norms of DoRA: after an update, a load, a resume."""
     layers = [module for _, module in model.named_modules() if isinstance(module, DoRALinear)]
-    for layer in layers:
-        layer.refresh()
-    mx.eval([layer._norm for layer in layers])
+    for start in range(0, len(layers), _AT_ONCE):
+        group = layers[start : start + _AT_ONCE]
+        for layer in group:
+            layer.refresh()
+        mx.eval([layer._norm for layer in group])
 
 
 def set_strength(model: nn.Module, strength: float) -> None:
-    """W -> W + t (W' - W) in every adapted layer: 0 is the base model, 1 the adapter, for DoRA too."""
+    """W -> W + t (W' - W) in every adapted layer: 0 is what the adapter was put on, 1 the adapter, for DoRA too."""
     for _, layer in adapter_layers(model):
         layer._strength = None if strength == 1.0 else mx.array(strength, dtype=mx.float32)
 
@@ -217,7 +238,8 @@ def load_weights(model: nn.Module, weights: dict[str, mx.array], where: Path) ->
                 f"{where} does not fit this model: {name} must have shape {shape}, got {weights[name].shape}",
                 _OTHER_BASE,
             )
-    model.load_weights(list(weights.items()), strict=False)
+    # Trained in float32, whatever they were saved in.
+    model.load_weights([(name, value.astype(mx.float32)) for name, value in weights.items()], strict=False)
     refresh(model)
 
 
@@ -232,6 +254,9 @@ def load_adapter(model: nn.Module, folder: Path, identity: dict[str, str] | None
         folder: the adapter's folder.
         identity: the base model's identity (``models.load.identity``); None skips that check.
 
+    Returns:
+        The spec it was saved with, ``keys`` filled in.
+
     Raises:
         PersonaError: no adapter there, made for another model, truncated, or of other shapes.
     """
@@ -243,8 +268,7 @@ def load_adapter(model: nn.Module, folder: Path, identity: dict[str, str] | None
             f"use --model {made_for.get('name')}",
         )
     weights = read_weights(folder / WEIGHTS)
-    model.freeze()
-    attach(model, spec)
+    spec = attach(model, spec)
     load_weights(model, weights, folder)
     model.freeze()
     return spec
@@ -278,21 +302,23 @@ def collapse(model: nn.Module, spec: AdapterSpec) -> tuple[dict[str, mx.array], 
             part = _collapse_layer(outer, inner, dora)
         weights.update({f"{name}.{key}": value for key, value in part.items()})
     mx.eval(weights)
-    return weights, replace(spec, rank=rank, dora=dora, scale=spec.scale)
+    return weights, replace(spec, rank=rank, dora=dora)
 
 
 def _collapse_layer(outer: LoRALinear, inner: LoRALinear, dora: bool) -> dict[str, mx.array]:
     """One layer's stack at the outer layer's scale."""
     inner_b = inner.lora_b * (inner.scale / outer.scale)
-    outer_b = outer.lora_b
+    outer_b, sign = outer.lora_b, mx.array(1.0)
     if isinstance(inner, DoRALinear):
-        outer_b = outer_b * (inner._norm / inner.m)[None, :]
+        # A row of zeros has m = 0; there any factor will do, since its bracket holds the outer part alone.
+        outer_b = outer_b * mx.where(inner.m == 0, 1.0, inner._norm / inner.m)[None, :]
+        sign = mx.where(inner.m < 0, -1.0, 1.0)  # a negative d turns the bracket's row round
     part = {
         "lora_a": mx.concatenate([inner.lora_a, outer.lora_a], axis=1),
         "lora_b": mx.concatenate([inner_b, outer_b], axis=0),
     }
     if dora:
-        part["m"] = outer.m if isinstance(outer, DoRALinear) else mx.sqrt(outer.row_square_norms())
+        part["m"] = sign * (outer.m if isinstance(outer, DoRALinear) else mx.sqrt(outer.row_square_norms()))
     return part
 
 

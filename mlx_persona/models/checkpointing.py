@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+import mlx_lm.utils
 
 # Above this many parameters a laptop needs the memory more than the time.
 AUTO_ABOVE = 1_000_000_000
@@ -14,12 +14,7 @@ AUTO_ABOVE = 1_000_000_000
 
 def parameters(model: nn.Module) -> int:
     """How many parameters a model has, whatever their width."""
-    total = 0
-    for _, module in tree_flatten(model.leaf_modules(), is_leaf=lambda m: isinstance(m, nn.Module)):
-        for name, value in module.parameters().items():
-            packed = name == "weight" and "scales" in module
-            total += value.size * 32 // module.bits if packed else value.size if name not in ("scales", "biases") else 0
-    return total
+    return int(mlx_lm.utils.get_total_parameters(model))
 
 
 def checkpoint_blocks(model: nn.Module) -> None:

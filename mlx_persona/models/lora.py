@@ -102,7 +102,7 @@ class LoRALinear(nn.Module):
         self.scale = scale
         self._dropout = dropout
         self._salt = zlib.crc32(path.encode())
-        key = mx.random.key((seed << 32) ^ self._salt)
+        key = mx.random.key(((seed << 32) ^ self._salt) % 2**64)
         bound = 1 / math.sqrt(input_dims(base))
         outputs = int(base.lora_b.shape[1] if isinstance(base, LoRALinear) else base.weight.shape[0])
         self.lora_a: mx.array = mx.random.uniform(-bound, bound, (input_dims(base), rank), key=key)
@@ -121,17 +121,16 @@ class LoRALinear(nn.Module):
         return base.innermost if isinstance(base, LoRALinear) else base
 
     def update_of(self, x: mx.array, y: mx.array) -> mx.array:
-        """y + s (dropout(x) A) B in one product that accumulates: (..., out)."""
+        """y + s (dropout(x) A) B in one product that accumulates, in float32: (..., out)."""
         if self.training and self._dropout > 0:
             if self._rows is None:
                 raise RuntimeError("dropout needs row keys: call set_row_keys before the step")
             x = row_dropout(x, self._dropout, self._rows, self._salt)
-        z = mx.addmm(y.astype(mx.float32), x @ self.lora_a, self.lora_b, alpha=self.scale)
-        return z.astype(y.dtype)
+        return mx.addmm(y.astype(mx.float32), x @ self.lora_a, self.lora_b, alpha=self.scale)
 
     def adapted(self, x: mx.array, y: mx.array) -> mx.array:
         """The adapted output at full strength, from the input and the base's output (no bias)."""
-        return self.update_of(x, y)
+        return self.update_of(x, y).astype(y.dtype)
 
     def without_bias(self, x: mx.array) -> mx.array:
         """x W'ᵀ, without the innermost layer's bias: (..., in) -> (..., out)."""

@@ -114,9 +114,13 @@ class _Given:
 
     def __init__(self, batches: Sequence[Sequence[Row]]) -> None:
         self._batches = [to_mx(b) for b in batches]
+        self._tokens = [sum(len(r.ids) for r in b) for b in batches]
 
     def train_batch(self, number: int, update: int) -> Batch:
         return self._batches[number % len(self._batches)]
+
+    def tokens(self, number: int) -> int:
+        return self._tokens[number % len(self._tokens)]
 
     def eval_batches(self) -> Sequence[Batch]:
         return self._batches[:1]

@@ -27,7 +27,7 @@ from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import RowLogits, row_logits
 from mlx_persona.models.load import LoadedModel, load_model
-from mlx_persona.runs import newest, next_free, read_info, resolve_adapter, run_of
+from mlx_persona.runs import newest, read_info, resolve_adapter, run_of
 from mlx_persona.stages.pairs import make_pairs
 from mlx_persona.stages.training import (
     TrainResult,
@@ -134,6 +134,11 @@ class DpoSource:
             batch["rows"] = mx.array(np.tile(row_keys(self._seed, epoch, update, members), (2, 1)))
         return batch
 
+    def tokens(self, number: int) -> int:
+        """What both sides of its pairs are long."""
+        members = self.plan.micro_batch(number)[1]
+        return sum(len(self._rows.chosen[i].ids) + len(self._rows.rejected[i].ids) for i in members)
+
     def eval_batches(self) -> Sequence[Batch]:
         """The same batches in the same order, every time."""
         return self._eval
@@ -147,7 +152,7 @@ def dpo(config: DpoConfig) -> TrainResult:
         Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
     """
     if config.resume:
-        config = resumed_config(DpoConfig, config.resume)
+        config = resumed_config(config, "dpo")
     start, config = _start(config)
     start_spec = adapters.read_spec(start) if start else None
     if start_spec is not None:
@@ -155,7 +160,6 @@ def dpo(config: DpoConfig) -> TrainResult:
     folder = Path(config.pairs)
     if not (folder / "train.jsonl").is_file() or not (folder / "valid.jsonl").is_file():
         _make_missing_pairs(config, start)
-    out = Path(config.out) if config.out else next_free("dpo")
 
     loaded = load_model(config.model)
     system = config.system or (start_spec.system if start_spec else "")
@@ -164,29 +168,23 @@ def dpo(config: DpoConfig) -> TrainResult:
     logits = row_logits(loaded.model)
     spec = _attach(loaded, config, start, system)
     announce(spec, loaded.model, config.learning_rate)
-    depends = {
-        "model": loaded.identity["sha256"],
-        "adapter": adapter_hash(start) if start else None,
-        "versions": backend.versions(),
-        "batch_size": config.batch_size,
-    }
-    references = [
-        cached_reference(loaded.model, logits, r, config.batch_size, folder, depends) for r in (train, held_out)
-    ]
+    references = [_reference(loaded, logits, rows, start, config) for rows in (train, held_out)]
     source = DpoSource(train, references[0], held_out, references[1], config)
     prepare(loaded, config.grad_checkpoint)
     loop_config = plan(config, source.plan.per_epoch, 2 * sum(train.lengths), source.eval_tokens)
+    stacked = config.fresh and start is not None
     info = {
         "stage": "dpo",
         "model": config.model,
         "model_identity": loaded.identity,
         "parent": str(run_of(start) or start) if start else None,
         "data_hashes": data_hashes(folder, ("train", "valid")),
+        "stacked": stacked,
     }
-    run = open_run(config, out, info)
+    run = open_run(config, info)
     mx.reset_peak_memory()
     with guarded(run):
-        if start and not config.resume:
+        if start and start != run.path / START:
             # A resume must start from this adapter, whatever becomes of the SFT run.
             with new_folder(run.path / START) as part:
                 for name in (adapters.WEIGHTS, adapters.CONFIG):
@@ -198,15 +196,15 @@ def dpo(config: DpoConfig) -> TrainResult:
         with train_progress("dpo", loop_config.updates, loop.state.update) as hook:
             loop.hooks = [hook]
             result = loop.run()
-        adapter = _choose(run, loop, result, stacked=config.fresh and start is not None)
+        adapter = _choose(run, loop, result, stacked)
         return finish(run, result, adapter, _figures(run.events(), result, source))
 
 
 def _start(config: DpoConfig) -> tuple[Path | None, DpoConfig]:
     """The adapter to start from, and the configuration with the model filled in."""
-    if config.resume:
-        copied = Path(config.resume) / START
-        return (copied if copied.is_dir() else None), replace(config, out=config.resume)
+    copied = Path(config.resume) / START
+    if config.resume and copied.is_dir():
+        return copied, config
     if config.fresh and config.model and not config.adapter:
         return None, config
     named = config.adapter or str(newest(("sft",)) or "")
@@ -270,6 +268,19 @@ def _rows(folder: Path, renderer: Renderer, config: DpoConfig) -> tuple[PairRows
     return train, held_out
 
 
+def _reference(
+    loaded: LoadedModel, logits: RowLogits, rows: PairRows, start: Path | None, config: DpoConfig
+) -> Reference:
+    """The reference of these rows under the policy that training starts from."""
+    depends = {
+        "model": loaded.identity["sha256"],
+        "adapter": adapter_hash(start) if start else None,
+        "versions": backend.versions(),
+        "batch_size": config.batch_size,
+    }
+    return cached_reference(loaded.model, logits, rows, config.batch_size, Path(config.pairs), depends)
+
+
 def _make_missing_pairs(config: DpoConfig, start: Path | None) -> None:
     """Write the pairs that training needs, no more than it will see."""
     ui.info(f"no pairs in {config.pairs} yet: writing them with the base model")
@@ -279,6 +290,7 @@ def _make_missing_pairs(config: DpoConfig, start: Path | None) -> None:
         out=config.pairs,
         adapter=str(start or ""),
         system=config.system,
+        max_tokens=min(PairsConfig().max_tokens, config.max_seq_length // 2),
         max_seq_length=config.max_seq_length,
         seed=config.seed,
     )

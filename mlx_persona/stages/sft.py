@@ -12,11 +12,11 @@ import mlx.core as mx
 
 from mlx_persona import ui
 from mlx_persona.config import SftConfig
+from mlx_persona.errors import PersonaError
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import load_model
-from mlx_persona.runs import next_free
 from mlx_persona.stages.training import (
     TrainResult,
     announce,
@@ -57,6 +57,10 @@ class SftSource:
             batch["rows"] = mx.array(row_keys(self._seed, epoch, update, members))
         return batch
 
+    def tokens(self, number: int) -> int:
+        """What its rows are long."""
+        return sum(self.plan.lengths[i] for i in self.plan.micro_batch(number)[1])
+
     def eval_batches(self) -> Sequence[Batch]:
         """The same batches in the same order, every time."""
         return self._eval
@@ -75,10 +79,9 @@ def sft(config: SftConfig) -> TrainResult:
         Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
     """
     if config.resume:
-        config = resumed_config(SftConfig, config.resume)
+        config = resumed_config(config, "sft")
     folder = Path(config.data)
     conversations, held_out = load_split(folder, "train"), load_split(folder, "valid")
-    out = Path(config.out) if config.out else next_free("sft")
     loaded = load_model(config.model)
     system = config.system or common_system(conversations)
     renderer = Renderer(loaded.tokenizer, system=config.system, mask_prompt=config.mask_prompt)
@@ -86,6 +89,12 @@ def sft(config: SftConfig) -> TrainResult:
         ui.info(note)
     train = conversation_rows(conversations, renderer, config.max_seq_length)
     valid = conversation_rows(held_out, renderer, config.max_seq_length)
+    if not train.rows or not valid.rows:
+        raise PersonaError(
+            f"no conversation of {folder / ('train' if not train.rows else 'valid')}.jsonl fits in "
+            f"{config.max_seq_length} tokens",
+            "raise --max-seq-length",
+        )
     ui.info(f"training data: {train.describe()}")
     source = SftSource(train.rows, [valid.rows[i] for i in evenly(len(valid.rows), config.eval_limit)], config)
 
@@ -108,7 +117,7 @@ def sft(config: SftConfig) -> TrainResult:
         "parent": None,
         "data_hashes": data_hashes(folder, ("train", "valid")),
     }
-    run = open_run(config, out, info)
+    run = open_run(config, info)
     mx.reset_peak_memory()
     with guarded(run):
         loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, knobs={})

@@ -48,5 +48,5 @@ def show_conversation(config: ShowConfig) -> Shown:
         ui.info(note)
     parts, lost = windows(conversations[config.number - 1].messages, renderer, config.max_seq_length)
     tokens, trained = sum(len(p.ids) for p in parts), sum(sum(p.mask) for p in parts)
-    summary = f"{tokens} tokens in {len(parts)} rows, {trained} trained on, {lost} turns cut"
+    summary = f"{tokens} tokens in {len(parts)} rows, {trained} trained on, {lost} replies too long"
     return Shown([renderer.show(part) for part in reversed(parts)], summary)

@@ -6,8 +6,8 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +22,8 @@ from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.checkpointing import AUTO_ABOVE, checkpoint_blocks, parameters
 from mlx_persona.models.load import LoadedModel
-from mlx_persona.runs import ADAPTER, Run, file_hash, git_revision, read_info
-from mlx_persona.settings import build, plain, read_yaml
+from mlx_persona.runs import ADAPTER, Run, claim, file_hash, git_revision, read_info
+from mlx_persona.settings import build, plain
 from mlx_persona.training.checkpoint import checkpoint_path
 from mlx_persona.training.loop import Hook, LoopConfig, LoopResult
 
@@ -118,19 +118,35 @@ def prepare(loaded: LoadedModel, grad_checkpoint: bool | None) -> None:
         ui.warn(problem)
 
 
-def resumed_config(kind: type[Config], resume: str) -> Config:
-    """The configuration of the run to continue; raises PersonaError when there is none."""
-    path = Path(resume)
-    if read_info(path) is None:
+def resumed_config(config: Config, stage: str) -> Config:
+    """The recorded configuration of the run that ``config.resume`` names.
+
+    Raises:
+        PersonaError: no such run, one of another stage, a finished one, or an option that differs from it.
+    """
+    resume = config.resume
+    info = read_info(Path(resume))
+    if info is None:
         raise PersonaError(f"nothing to resume in {resume}: it is not a run directory")
-    if read_info(path).get("status") == "done":  # type: ignore[union-attr]
+    if info.get("stage") != stage:
+        raise PersonaError(f"{resume} is a run of {info.get('stage')}, not of {stage}")
+    if info.get("status") == "done":
         raise PersonaError(f"{resume} is finished already", "start a new run without --resume")
-    return replace(build(kind, None, read_yaml(path / "config.yaml")), resume=resume)
+    recorded = replace(build(type(config), Path(resume) / "config.yaml", {}), out=resume, resume=resume)
+    for item in fields(config):
+        asked, there = getattr(config, item.name), getattr(recorded, item.name)
+        if asked not in (item.default, there):
+            raise PersonaError(
+                f"{item.name} is {there!r} in {resume} and stays so, got {asked!r}",
+                "leave the option out: a resumed run keeps its own",
+            )
+    return recorded
 
 
-def open_run(config: SftConfig | DpoConfig, out: Path, info: dict[str, Any]) -> Run:
+def open_run(config: SftConfig | DpoConfig, info: dict[str, Any]) -> Run:
     """The run directory: a new one, or the one to resume, with a warning where it cannot be bit-identical."""
     versions = backend.versions()
+    out = Path(config.out) if config.out else claim(info["stage"])
     if not config.resume:
         recorded = plain(replace(config, out=str(out), resume=""))
         started = {"versions": versions, "git": git_revision(), "device": backend.device_name(), "started": time.time()}
@@ -167,11 +183,10 @@ def guarded(run: Run) -> Iterator[None]:
     """Leave ``run.json`` with a true status, whatever ends the block."""
     try:
         yield
-    except Interrupted:
-        run.update_info(status="stopped", finished=time.time())
-        raise
-    except BaseException:
-        run.update_info(status="failed", finished=time.time())
+    except BaseException as error:
+        status = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        with suppress(OSError):  # a full disk: what it broke matters more
+            run.update_info(status=status, finished=time.time())
         raise
     finally:
         run.close()

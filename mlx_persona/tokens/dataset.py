@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from mlx_persona.errors import PersonaError
 from mlx_persona.schema import Conversation, Message, Pair, read_conversations, read_pairs
 from mlx_persona.tokens.batches import Row, make_row
@@ -19,8 +21,8 @@ CLEAN_HINT = "make it with: mlx-persona clean EXPORT --me NAME  (or: make clean-
 class Rows:
     """Rows ready to be batched, and what happened on the way.
 
-    ``split``: rows begun because a conversation was too long; ``cut``: turns in no row, because not
-    even one exchange fits; ``defused``: control tokens that people had typed, broken up.
+    ``split``: rows begun because a conversation was too long; ``cut``: replies in no row, because not
+    even their own exchange fits; ``defused``: control tokens that people had typed, broken up.
     """
 
     rows: tuple[Row, ...]
@@ -51,7 +53,7 @@ class Rows:
         if self.split:
             line += f"; {self.split} rows continue a conversation that was too long for one"
         if self.cut:
-            line += f"; {self.cut} turns were too long and are cut"
+            line += f"; {self.cut} replies are too long for a row and left out"
         if self.defused:
             line += f"; {self.defused} control tokens in the text are broken up"
         return line
@@ -64,20 +66,23 @@ def windows(messages: tuple[Message, ...], renderer: Renderer, max_tokens: int) 
     old replies are learnt too, with what fits of their context.
 
     Returns:
-        The rows, newest first, and the number of turns that are in none.
+        The rows, newest first, and the number of replies in none: they do not fit, even with no more
+        than their own exchange before them.
     """
     head = messages[:1] if messages[0].role == "system" else ()
     turns = messages[len(head) :]
     rows: list[Rendered] = []
+    lost = 0
     while any(m.role == "assistant" and m.train for m in turns):
         while not (turns[-1].role == "assistant" and turns[-1].train):
             turns = turns[:-1]
         rendered = renderer.render((*head, *turns), max_tokens)
         if rendered is None:
-            return rows, len(turns)
+            turns, lost = turns[:-1], lost + 1
+            continue
         rows.append(rendered)
         turns = turns[: rendered.cut_turns]
-    return rows, 0
+    return rows, lost
 
 
 def conversation_rows(conversations: Iterable[Conversation], renderer: Renderer, max_tokens: int) -> Rows:
@@ -126,20 +131,33 @@ class PairRows:
 
 
 def pair_rows(pairs: Iterable[Pair], renderer: Renderer, max_tokens: int) -> PairRows:
-    """Rows for DPO: both sides share the prompt, and only the reply counts."""
+    """Rows for DPO: both sides have the same prompt, cut for the longer one, and only the reply counts."""
     chosen, rejected, dropped = [], [], 0
     for pair in pairs:
         prompt = tuple(replace(m, train=False) for m in pair.messages)
         sides = [
             renderer.render((*prompt, Message("assistant", text)), max_tokens) for text in (pair.chosen, pair.rejected)
         ]
-        rows = [make_row(s.ids, s.mask) for s in sides if s is not None]
+        rows = _one_prompt([make_row(s.ids, s.mask) for s in sides if s is not None and any(s.mask)])
         if len(rows) == 2 and all(r.targets for r in rows):
             chosen.append(rows[0])
             rejected.append(rows[1])
         else:
             dropped += 1
     return PairRows(tuple(chosen), tuple(rejected), dropped)
+
+
+def _one_prompt(rows: list[Row]) -> list[Row]:
+    """The rows, each behind the shortest of their prompts: a longer reply may have left less room for its own."""
+    starts = [int(np.argmax(r.mask)) for r in rows]
+    if len(set(starts)) < 2:
+        return rows
+    least = int(np.argmin(starts))
+    prompt = rows[least].ids[: starts[least]]
+    return [
+        Row(np.concatenate([prompt, r.ids[at:]]), np.concatenate([np.zeros(len(prompt), np.bool_), r.mask[at:]]))
+        for r, at in zip(rows, starts, strict=True)
+    ]
 
 
 def load_pairs(folder: Path, name: str) -> list[Pair]:

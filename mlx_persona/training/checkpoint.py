@@ -80,9 +80,9 @@ def restore(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> LoopState
     A run that was cut off before its first checkpoint starts anew.
 
     Raises:
-        PersonaError: a file of the checkpoint is truncated or does not fit.
+        PersonaError: a file of the checkpoint is missing, truncated or does not fit.
     """
-    checkpoints = [p for p in sorted_checkpoints(run.path) if (p / OPTIMIZER).is_file()]
+    checkpoints = sorted_checkpoints(run.path)
     if not checkpoints:
         run.cut_metrics(0)
         return LoopState()
@@ -92,7 +92,8 @@ def restore(run: Run, model: nn.Module, optimizer: optim.Optimizer) -> LoopState
         size = remembered.pop("metrics_bytes")
         state = LoopState(**remembered)
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise PersonaError(f"{folder / STATE} is damaged: {error}", f"delete {folder} to go back further") from error
+        hint = f"begin again from the start: delete {folder.parent}"
+        raise PersonaError(f"{folder / STATE} is damaged: {error!r}", hint) from error
     load_weights(model, read_weights(folder / WEIGHTS), folder)
     optimizer.state = tree_unflatten(list(read_weights(folder / OPTIMIZER).items()))
     mx.eval(optimizer.state)

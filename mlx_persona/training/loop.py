@@ -20,15 +20,20 @@ from typing import Any, Protocol
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_persona import backend
 from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
-from mlx_persona.runs import Run
+from mlx_persona.runs import Run, sorted_checkpoints
 from mlx_persona.training import checkpoint, optim
 from mlx_persona.training.checkpoint import LoopState
 from mlx_persona.training.objectives import Batch, Knobs, Objective
 
 Hook = Callable[[str, dict[str, Any]], None]
+
+# On the CPU, compiling costs half a minute of the C++ compiler and saves a tenth of each step
+# (docs/lab-notes.md), so it is left out of runs that are too short to earn it back.
+COMPILE_FROM = 400
 
 
 class Source(Protocol):
@@ -36,6 +41,9 @@ class Source(Protocol):
 
     def train_batch(self, number: int, update: int) -> Batch:
         """Micro-batch ``number``, with the row keys of ``update``."""
+
+    def tokens(self, number: int) -> int:
+        """Tokens of micro-batch ``number``, without padding."""
 
     def eval_batches(self) -> Sequence[Batch]:
         """The frozen, ordered evaluation set."""
@@ -92,6 +100,11 @@ def _catch_signals() -> Iterator[_Stop]:
             signal.signal(number, handler)
 
 
+def _as_is(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
+    """Stands in for ``mx.compile`` where compiling does not pay."""
+    return function
+
+
 def _means(sums: dict[str, mx.array]) -> dict[str, float]:
     """[sum, weight] -> mean; what has no weight has no mean (no length-matched pair in a batch)."""
     pairs = {name: (float(pair[0]), float(pair[1])) for name, pair in sums.items()}
@@ -122,6 +135,8 @@ class Loop:
 
     def _compile(self) -> None:
         model, optimizer, objective, clip = self.model, self.optimizer, self._objective, self.config.clip
+        short = self.config.updates * self.config.grad_accumulation < COMPILE_FROM
+        compile_ = _as_is if backend.on_cpu() and short else mx.compile
         reads, writes = [model.state], [model.state, optimizer.state]
 
         def with_aux(batch: Batch, knobs: Knobs) -> Any:
@@ -130,26 +145,25 @@ class Loop:
 
         value_and_grad = nn.value_and_grad(model, with_aux)
 
-        @partial(mx.compile, inputs=reads)
+        @partial(compile_, inputs=reads)
         def gradients(batch: Batch, knobs: Knobs) -> Any:
             parameters = model.trainable_parameters()
             out = value_and_grad(batch, knobs)
             model.update(parameters)  # value_and_grad leaves its tracers in the model
             return out
 
-        @partial(mx.compile, inputs=reads)
+        @partial(compile_, inputs=reads)
         def losses(batch: Batch, knobs: Knobs) -> Any:
             return objective(model, batch, knobs)
 
-        @mx.compile
         def mean(grad_sum: Any, weight: mx.array) -> Any:
             return optim.mean_and_norm(grad_sum, weight, clip)
 
-        @partial(mx.compile, inputs=writes, outputs=writes)
+        @partial(compile_, inputs=writes, outputs=writes)
         def apply(grads: Any) -> None:
             optimizer.update(model, grads)
 
-        self._gradients, self._losses, self._mean, self._apply = gradients, losses, mean, apply
+        self._gradients, self._losses, self._mean, self._apply = gradients, losses, compile_(mean), apply
 
     def resume(self) -> None:
         """Go back to the newest checkpoint of the run directory."""
@@ -171,6 +185,10 @@ class Loop:
             if state.update == 0:
                 state.base_loss = self._evaluate()["loss"]
             while state.update < config.updates:
+                if config.patience and state.worse >= config.patience:
+                    status = "stopped"
+                    self._emit("early_stop", reason=f"no better evaluation loss in {state.worse} evaluations")
+                    break
                 self._update(started)
                 due = state.update % config.eval_every == 0 or state.update == config.updates
                 if due:
@@ -181,10 +199,6 @@ class Loop:
                     raise Interrupted(
                         f"stopped after update {state.update}", f"continue with --resume {self.run_dir.path}"
                     )
-                if config.patience and state.worse >= config.patience:
-                    status = "stopped"
-                    self._emit("early_stop", reason=f"no better evaluation loss in {state.worse} evaluations")
-                    break
         self.model.eval()
         return LoopResult(status, state, self._best_metrics())
 
@@ -198,7 +212,7 @@ class Loop:
             batch = self.source.train_batch(number, update)
             if "rows" in batch:
                 adapters.set_row_keys(self.model, batch.pop("rows"))
-            tokens += int(batch["tokens"].size)
+            tokens += self.source.tokens(number)
             supervised += int(batch["weights"].sum())
             (loss, weight, metrics), grads = self._gradients(batch, self.knobs)
             grad_sum = optim.add(grad_sum, grads)
@@ -209,11 +223,7 @@ class Loop:
         mean, norm = self._mean(grad_sum, sums["loss"][1])
         grad_norm = float(norm)
         if not (math.isfinite(figures["loss"]) and math.isfinite(grad_norm)):
-            raise PersonaError(
-                f"the loss is not finite at update {update} (loss {figures['loss']}, gradient norm {grad_norm}); "
-                f"the last good checkpoint is that of update {state.best_update or 'none'}",
-                "try a smaller --learning-rate",
-            )
+            raise self._not_finite(f"loss ({figures['loss']}) or gradient norm ({grad_norm})", update)
         self.optimizer.learning_rate = mx.array(rate, mx.float32)
         self._apply(mean)
         mx.eval(self.model.state, self.optimizer.state)
@@ -243,6 +253,8 @@ class Loop:
             tokens += int(batch["weights"].sum())
         assert sums is not None
         figures = _means(sums)
+        if not math.isfinite(figures["loss"]):
+            raise self._not_finite(f"evaluation loss ({figures['loss']})", self.state.update)
         self._emit("eval", **figures, tokens=tokens)
         self.model.train()
         return figures
@@ -251,14 +263,17 @@ class Loop:
         """Evaluate, and remember the best and how long it is ago."""
         state = self.state
         loss = self._evaluate()["loss"]
-        if not math.isfinite(loss):
-            raise PersonaError(
-                f"the evaluation loss is not finite at update {state.update}", "try a smaller --learning-rate"
-            )
         if state.best_loss is None or loss < state.best_loss:
             state.best_loss, state.best_update, state.worse = loss, state.update, 0
         else:
             state.worse += 1
+
+    def _not_finite(self, what: str, update: int) -> PersonaError:
+        """The error that ends a run whose figures blew up; it names what is left."""
+        kept = sorted_checkpoints(self.run_dir.path)
+        left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        hint = "try a smaller --learning-rate" if update else "the base model itself gives it on this data"
+        return PersonaError(f"the {what} is not finite at update {update}; {left}", hint)
 
     def _checkpoint(self) -> None:
         self._emit("checkpoint", best_update=self.state.best_update)

@@ -1,0 +1,132 @@
+"""Plans, keys and padding, against naive constructions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_persona.tokens.batches import (
+    WINDOW,
+    Plan,
+    Row,
+    collate,
+    evenly,
+    make_row,
+    ordered_batches,
+    row_keys,
+)
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> list[Row]:
+    out = []
+    for _ in range(draw(st.integers(1, 5))):
+        length = draw(st.integers(1, 40))
+        ids = draw(st.lists(st.integers(1, 99), min_size=length, max_size=length))
+        out.append(make_row(ids, draw(st.lists(st.booleans(), min_size=length, max_size=length))))
+    return out
+
+
+@given(rows=rows(), length_step=st.integers(1, 40), target_step=st.integers(1, 70))
+def test_a_batch_equals_its_naive_construction(rows: list[Row], length_step: int, target_step: int) -> None:
+    batch = collate(rows, length_step, target_step)
+    longest = max(len(r.ids) for r in rows) - 1
+    width = batch["tokens"].shape[1]
+    assert width == max(length_step, length_step * ((longest + length_step - 1) // length_step))
+    expected = []
+    for b, row in enumerate(rows):
+        for t in range(width):
+            assert batch["tokens"][b, t] == (row.ids[t] if t < len(row.ids) - 1 else 0)
+        expected += [(b * width + t - 1, row.ids[t], b, 1.0) for t in range(1, len(row.ids)) if row.mask[t]]
+    size = len(batch["weights"])
+    assert size % target_step == 0
+    assert 0 <= size - len(expected) < target_step or size == target_step
+    names = ("positions", "targets", "segments", "weights")
+    assert list(zip(*(batch[n].tolist() for n in names), strict=True)) == expected + [(0, 0, 0, 0.0)] * (
+        size - len(expected)
+    )
+    assert {n: batch[n].dtype.name for n in ("tokens", *names)} == {
+        "tokens": "int32",
+        "positions": "int32",
+        "targets": "int32",
+        "segments": "int32",
+        "weights": "float32",
+    }
+    assert sum(r.targets for r in rows) == len(expected)
+
+
+lengths = st.lists(st.integers(1, 500), min_size=1, max_size=300)
+
+
+@given(lengths=lengths, size=st.integers(1, 9), seed=st.integers(0, 2**40), epoch=st.integers(0, 50))
+@settings(max_examples=50)
+def test_an_epoch_has_every_row_exactly_once(lengths: list[int], size: int, seed: int, epoch: int) -> None:
+    plan = Plan(tuple(lengths), size, seed)
+    batches = plan.epoch(epoch)
+    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
+    assert len(batches) == plan.per_epoch
+    assert all(1 <= len(batch) <= size for batch in batches)
+    assert batches == Plan(tuple(lengths), size, seed).epoch(epoch)
+
+
+def test_another_seed_or_epoch_gives_another_order() -> None:
+    lengths = tuple(range(1, 101))
+    plans = [Plan(lengths, 4, 0).epoch(0), Plan(lengths, 4, 0).epoch(1), Plan(lengths, 4, 1).epoch(0)]
+    assert all(a != b for i, a in enumerate(plans) for b in plans[i + 1 :])
+    assert {frozenset(b) for b in plans[0]} != {frozenset(b) for b in plans[1]}  # other company, not only other order
+
+
+@given(numbers=st.lists(st.integers(0, 60), min_size=1, max_size=20), size=st.integers(1, 5))
+def test_micro_batches_can_be_asked_for_in_any_order(numbers: list[int], size: int) -> None:
+    lengths = tuple((7 * i) % 31 + 1 for i in range(23))
+    plan = Plan(lengths, size, 3)
+    sequence = [(epoch, batch) for epoch in range(61 // plan.per_epoch + 1) for batch in plan.epoch(epoch)]
+    assert [plan.micro_batch(n) for n in numbers] == [sequence[n] for n in numbers]
+
+
+def test_batches_hold_rows_of_like_length() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(10, 500, 4 * WINDOW * 8)
+    padded = sum(max(lengths[i] for i in b) * len(b) for b in Plan(tuple(lengths.tolist()), 8, 0).epoch(0))
+    shuffled = sum(lengths[i : i + 8].max() * 8 for i in range(0, len(lengths), 8))
+    assert padded < 1.1 * lengths.sum()
+    assert shuffled > 1.5 * lengths.sum()
+
+
+def test_a_row_key_depends_on_seed_epoch_update_and_row_only() -> None:
+    base = row_keys(1, 2, 3, [4, 5])
+    assert base.shape == (2, 2)
+    assert base.dtype == np.uint32
+    others = [row_keys(*c) for c in ((9, 2, 3, [4, 5]), (1, 9, 3, [4, 5]), (1, 2, 9, [4, 5]), (1, 2, 3, [9, 8]))]
+    keys = [tuple(key) for part in (base, *others) for key in part.tolist()]
+    assert len(set(keys)) == 10
+    np.testing.assert_array_equal(row_keys(1, 2, 3, [7, 5, 4])[[2, 1]], base)
+
+
+@given(lengths=lengths, size=st.integers(1, 9))
+def test_the_evaluation_order_is_frozen_shortest_first_and_complete(lengths: list[int], size: int) -> None:
+    batches = ordered_batches(lengths, size)
+    flat = [i for b in batches for i in b]
+    assert flat == sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    assert [len(b) for b in batches[:-1]] == [size] * (len(batches) - 1)
+
+
+@given(n=st.integers(0, 300), limit=st.integers(1, 300))
+def test_evenly_spread_indices_are_distinct_in_order_and_spread(n: int, limit: int) -> None:
+    got = evenly(n, limit)
+    assert len(got) == min(n, limit)
+    assert got == sorted(set(got))
+    assert all(0 <= i < n for i in got)
+    gaps = np.diff([*got, n])
+    if n:
+        assert got[0] == 0
+        assert gaps.max() - gaps.min() <= 1
+
+
+@pytest.mark.parametrize(("n", "limit", "expected"), [(10, 4, [0, 2, 5, 7]), (3, 9, [0, 1, 2]), (0, 4, [])])
+def test_evenly_by_example(n: int, limit: int, expected: Sequence[int]) -> None:
+    assert evenly(n, limit) == expected
