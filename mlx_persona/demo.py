@@ -57,14 +57,15 @@ class DemoResult:
 
     def lines(self) -> list[str]:
         """The figures of the stages, for people."""
-        more = self.dpo.extra
+        more, matched = self.dpo.extra, ""
+        if more["accuracy_length_matched"] is not None:
+            matched = f", {more['accuracy_length_matched']:.3f} on the {more['pairs_length_matched']} of equal length"
         widths = ", ".join(f"{bits} bits {w['retention']:.4f}" for bits, w in self.fused.to_json()["widths"].items())
         spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in self.seconds.items())
         return [
             f"SFT: held-out loss {self.sft.base_eval_loss:.3f} -> {self.sft.eval_loss:.3f} nats per token",
-            f"DPO: accuracy {more['accuracy']:.3f} on held-out pairs, {more['accuracy_length_matched']:.3f} on the "
-            f"{more['pairs_length_matched']} of equal length; chosen replies' loss {more['reference_chosen_loss']:.3f} "
-            f"-> {more['chosen_loss']:.3f}",
+            f"DPO: accuracy {more['accuracy']:.3f} on held-out pairs{matched}; "
+            f"chosen replies' loss {more['reference_chosen_loss']:.3f} -> {more['chosen_loss']:.3f}",
             f"Fuse: retention {widths}; chosen: {self.fused.bits} bits",
             f"Time: {spent}",
             f"Everything lies in {self.folder}; talk to it: mlx-persona chat -C {self.folder}",
@@ -126,7 +127,7 @@ def sft_config(config: DemoConfig, model: str, data: str, out: str) -> SftConfig
 
 def pairs_config(config: DemoConfig, model: str, data: str, out: str) -> PairsConfig:
     """Short prompts and replies, enough pairs for one pass."""
-    return PairsConfig(model=model, data=data, out=out, n=64, n_valid=48, max_tokens=32, max_seq_length=96, seed=config.seed)
+    return PairsConfig(model=model, data=data, out=out, n=64, n_valid=48, max_tokens=40, max_seq_length=96, seed=config.seed)
 
 
 def dpo_config(config: DemoConfig, data: str, pairs: str, adapter: str, out: str) -> DpoConfig:
@@ -136,8 +137,8 @@ def dpo_config(config: DemoConfig, data: str, pairs: str, adapter: str, out: str
         pairs=pairs,
         adapter=adapter,
         out=out,
-        learning_rate=1e-4,
-        nll_weight=0.2,
+        learning_rate=5e-5,
+        nll_weight=0.5,
         updates=16,
         batch_size=4,
         grad_accumulation=1,

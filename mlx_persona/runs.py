@@ -112,7 +112,8 @@ def resolve_adapter(name: str) -> Path:
 
 def run_of(adapter: Path) -> Path | None:
     """The run directory that an adapter's folder belongs to (``adapter/`` or ``checkpoints/<n>/``)."""
-    return next((p for p in (adapter, *adapter.resolve().parents[:2]) if read_info(p) is not None), None)
+    around = (adapter, *adapter.parents[:2], *adapter.resolve().parents[:2])  # as it was named, where that will do
+    return next((p for p in around if read_info(p) is not None), None)
 
 
 def sorted_checkpoints(run: Path) -> list[Path]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,11 +94,12 @@ def trained_tokens_out(pieces: Iterable[tuple[str, bool]]) -> None:
     console = _out()
     plain = not console.is_terminal or console.no_color
     text = Text()
-    for piece, trained in pieces:
+    for trained, group in itertools.groupby(pieces, key=lambda piece: piece[1]):
+        run = "".join(piece for piece, _ in group)
         if plain:
-            text.append(f"«{piece}»" if trained else piece)
+            text.append(f"«{run}»" if trained else run)
         else:
-            text.append(piece, style="bold green" if trained else "dim")
+            text.append(run, style="bold green" if trained else "dim")
     console.print(text)
 
 

@@ -97,6 +97,24 @@ def write_pairs(folder: Path, train: int = 12, valid: int = 5) -> Path:
     return folder
 
 
+def write_export(folder: Path, times: int = 2) -> Path:
+    """An export in which Ann answers Bob, day after day, in so many rounds of twelve conversations."""
+    said: dict[str, Any] = {}
+    for day, word in enumerate(WORDS * times, 1):
+        start = f"2020-{1 + day // 28:02}-{1 + day % 28:02}T10:00"
+        bursts = [[("Bob", f"what about {word} {day}?")], [("Ann", f"{SAYS} {word} {day}"), ("Ann", "anyway")]]
+        said[f"c{day}"] = {
+            "start": start,
+            "messages": [
+                [{"text": text, "sender": who, "timestamp": f"{start}:{i}{j}Z"} for j, (who, text) in enumerate(burst)]
+                for i, burst in enumerate(bursts)
+            ],
+        }
+    path = folder / "export.json"
+    path.write_text(json.dumps(said))
+    return path
+
+
 def sft_config(model: Path, data: Path, out: Path | str, **options: Any) -> SftConfig:
     """Six quick updates, an evaluation every third."""
     quick: dict[str, Any] = {

@@ -30,7 +30,8 @@ WIDTH = 100
 
 def help_of(command: click.Command, name: str, parent: click.Context | None = None) -> list[str]:
     """Markdown sections for a command and its subcommands."""
-    context = click.Context(command, info_name=name, parent=parent, terminal_width=WIDTH, max_content_width=WIDTH)
+    settings = {**main.context_settings, "terminal_width": WIDTH, "max_content_width": WIDTH}
+    context = click.Context(command, info_name=name, parent=parent, **settings)
     sections = [f"## {context.command_path}\n\n```text\n{command.get_help(context).strip()}\n```\n"]
     if isinstance(command, click.Group):
         for sub in command.list_commands(context):

@@ -118,73 +118,37 @@ def _wanted_bits(model: Any, path: str, module: Any, bits: int) -> int:
     return bits if verdict else 0
 
 
-Grid = tuple[mx.array, mx.array]  # scales and biases, (R, in/group) each
-
-
-def quantize(weight: mx.array, form: Form, base: Any = None) -> dict[str, mx.array]:
+def quantize(weight: mx.array, form: Form) -> dict[str, mx.array]:
     """Affine quantization of a float32 weight (..., in), of one block of rows after another.
 
     Scales and biases are rounded to the stored type first and the codes chosen for the rounded ones: with
     bfloat16 and 8 bits that takes a third off the error of ``mx.quantize``.
 
-    Args:
-        weight: what to store.
-        form: how.
-        base: the quantized layer that the weight is a small change of. Where it has the same form, each group
-            takes its old grid, stretched with the row, if that is nearer than a new one: a weight that hardly
-            moved then stays on its code, while on a new grid it would be off by up to half a step.
+    A weight that was on a grid of this width is put on a new one all the same. Its old grid would be nearer, but
+    every small change would round back to the old code: a trained adapter would vanish (docs/lab-notes.md).
     """
     rows = weight.reshape(-1, weight.shape[-1])
-    old = _stretched_grid(rows, base) if base is not None and _has_form(base, form) else None
     step = max(1, _BLOCK // rows.shape[-1])
     parts = []
     for start in range(0, rows.shape[0], step):
-        block = slice(start, start + step)
-        parts.append(_quantize_rows(rows[block], form, (old[0][block], old[1][block]) if old else None))
+        parts.append(_quantize_rows(rows[start : start + step], form))
         mx.eval(parts[-1])
     lead = weight.shape[:-1]
     return {key: mx.concatenate([p[key] for p in parts]).reshape(*lead, -1) for key in parts[0]}
 
 
-def _has_form(module: Any, form: Form) -> bool:
-    if not _is_quantized(module) or module.mode != "affine":
-        return False
-    return bool(module.bits == form.bits and module.group_size == form.group_size)
-
-
-def _stretched_grid(rows: mx.array, base: Any) -> Grid:
-    """A layer's own grid, each row times the factor that brings its old weights nearest to the new ones."""
-    old = dense_weight(base)  # (R, in)
-    squares = mx.maximum(mx.square(old).sum(axis=1, keepdims=True), 1e-12)
-    factor = (rows * old).sum(axis=1, keepdims=True) / squares
-    return base.scales.astype(mx.float32) * factor, base.biases.astype(mx.float32) * factor
-
-
-def _quantize_rows(rows: mx.array, form: Form, old: Grid | None) -> dict[str, mx.array]:
+def _quantize_rows(rows: mx.array, form: Form) -> dict[str, mx.array]:
     """``weight`` (R, in·bits/32) uint32, ``scales`` and ``biases`` (R, in/group) for rows (R, in)."""
     assert form.bits is not None
     _, scales, biases = mx.quantize(rows, group_size=form.group_size, bits=form.bits)
     groups = rows.reshape(rows.shape[0], -1, form.group_size)  # (R, in/group, group)
     scales, biases = scales.astype(form.dtype), biases.astype(form.dtype)
-    codes, error = _nearest_codes(groups, scales, biases, form.bits)
-    if old is not None:
-        old_scales, old_biases = (part.astype(form.dtype) for part in old)
-        old_codes, old_error = _nearest_codes(groups, old_scales, old_biases, form.bits)
-        nearer = old_error < error
-        scales, biases = mx.where(nearer, old_scales, scales), mx.where(nearer, old_biases, biases)
-        codes = mx.where(nearer[..., None], old_codes, codes)
+    scale, bias = (part.astype(mx.float32)[..., None] for part in (scales, biases))
+    codes = mx.clip(mx.round((groups - bias) / mx.where(scale == 0, 1.0, scale)), 0, 2**form.bits - 1)
     per = 32 // form.bits
     shifts = mx.arange(per, dtype=mx.uint32) * form.bits
-    packed = (codes.reshape(rows.shape[0], -1, per) << shifts).sum(axis=-1).astype(mx.uint32)
+    packed = (codes.astype(mx.uint32).reshape(rows.shape[0], -1, per) << shifts).sum(axis=-1).astype(mx.uint32)
     return {"weight": packed, "scales": scales, "biases": biases}
-
-
-def _nearest_codes(groups: mx.array, scales: mx.array, biases: mx.array, bits: int) -> tuple[mx.array, mx.array]:
-    """Codes (R, in/group, group) uint32 on a grid, and each group's squared error (R, in/group)."""
-    scale, bias = (part.astype(mx.float32)[..., None] for part in (scales, biases))
-    codes = mx.clip(mx.round((groups - bias) / mx.where(scale == 0, 1.0, scale)), 0, 2**bits - 1)
-    error = mx.square(codes * scale + bias - groups).sum(axis=-1)
-    return codes.astype(mx.uint32), error
 
 
 def fused_bytes(base: Path, adapter: Path, bits: int) -> int:
@@ -224,7 +188,7 @@ def write_fused(base: Path, adapter: Path, bits: int, folder: Path) -> None:
         elif leaf == "weight":
             module, form = modules[path], forms[path]
             weight = layers[path].merged_weight() if path in layers else dense_weight(module)
-            new = {"weight": weight.astype(form.dtype)} if form.bits is None else quantize(weight, form, module)
+            new = {"weight": weight.astype(form.dtype)} if form.bits is None else quantize(weight, form)
             for key, array in new.items():
                 shards.add(f"{path}.{key}", array)
     shards.close()

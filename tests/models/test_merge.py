@@ -272,29 +272,3 @@ def test_bfloat16_scales_cost_less_than_with_plain_rounding() -> None:
 
     ours = error(made["weight"], made["scales"], made["biases"])
     assert ours < 0.85 * error(*mx.quantize(weight.astype(mx.bfloat16), 64, 8))
-
-
-def test_a_row_that_is_only_stretched_keeps_its_codes(quantized_tiny_dir: Callable[..., Path]) -> None:
-    model, _ = mlx_lm.utils.load_model(quantized_tiny_dir(bits=4))
-    layer = dict(model.named_modules())[Q_PROJ]
-    factor = mx.linspace(0.5, 2, 64)[:, None]
-    made = merge.quantize(load.dense_weight(layer) * factor, merge.Form(mx.float32, 4, 32), layer)
-    assert mx.array_equal(made["weight"], layer.weight)
-    assert mx.allclose(made["scales"], layer.scales * factor)
-    assert mx.allclose(made["biases"], layer.biases * factor)
-
-
-def test_the_nearer_of_the_old_and_a_new_grid_is_taken(quantized_tiny_dir: Callable[..., Path]) -> None:
-    model, _ = mlx_lm.utils.load_model(quantized_tiny_dir(bits=4))
-    layer, form = dict(model.named_modules())[Q_PROJ], merge.Form(mx.float32, 4, 32)
-    weight = load.dense_weight(layer)
-    noise = mx.random.normal(weight.shape, key=mx.random.key(3))
-
-    def error(update: float, base: Any) -> float:
-        wanted = weight + update * noise
-        made = merge.quantize(wanted, form, base)
-        return float(mx.square(mx.dequantize(made["weight"], made["scales"], made["biases"], 32, 4) - wanted).sum())
-
-    assert error(0.0, layer) < 1e-9
-    assert error(0.002, layer) < 0.2 * error(0.002, None)
-    assert error(0.3, layer) <= error(0.3, None)
