@@ -179,6 +179,7 @@ class CardConfig:
     data: str = option("data/clean", "folder with test.jsonl (else valid.jsonl)")
     out: str = option("", "folder to write to (default: the next free runs/eval-<n>)")
     n: int = option(100, "held-out prompts to answer", minimum=10)
+    loss_rows: int = option(64, "held-out rows for the loss, evenly spread", minimum=1)
     max_tokens: int = option(64, "longest reply, in tokens", minimum=1)
     max_seq_length: int = option(512, "tokens per held-out conversation", minimum=16)
     temperature: float = option(0.8, "sampling temperature (0: greedy)", minimum=0.0)

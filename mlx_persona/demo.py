@@ -27,6 +27,8 @@ from mlx_persona.stages.sft import sft
 from mlx_persona.stages.training import TrainResult
 
 MARKER = ".mlx-persona-demo"
+# Tokens per row. Short rows: with little context there is more to learn, and two cores learn it sooner.
+ROW = 96
 
 
 @dataclass
@@ -101,13 +103,13 @@ def demo(config: DemoConfig) -> DemoResult:
     lap("dpo")
     fused = fuse(fuse_config(data, str(runs / "dpo-1"), str(runs / "fused-1")))
     lap("fuse")
-    card, _ = make_card(CardConfig(data=data, n=120, max_tokens=40, max_seq_length=128, seed=config.seed), runs)
+    card, _ = make_card(card_config(config, data), runs)
     lap("card")
     return DemoResult(out, tuned, preferred, fused, card, seconds)
 
 
 def sft_config(config: DemoConfig, model: str, data: str, out: str) -> SftConfig:
-    """Some minutes of SFT: rank 64 DoRA, conversations in rows of 128 tokens."""
+    """Some minutes of SFT: rank 64 DoRA, conversations in rows of 96 tokens."""
     return SftConfig(
         model=model,
         data=data,
@@ -115,19 +117,21 @@ def sft_config(config: DemoConfig, model: str, data: str, out: str) -> SftConfig
         rank=64,
         dora=True,
         learning_rate=5e-4,
-        updates=48,
+        updates=60,
         batch_size=4,
         grad_accumulation=1,
-        max_seq_length=128,
-        eval_every=24,
-        eval_limit=24,
+        max_seq_length=ROW,
+        eval_every=30,
+        eval_limit=32,
         seed=config.seed,
     )
 
 
 def pairs_config(config: DemoConfig, model: str, data: str, out: str) -> PairsConfig:
     """Short prompts and replies, enough pairs for one pass."""
-    return PairsConfig(model=model, data=data, out=out, n=64, n_valid=48, max_tokens=40, max_seq_length=96, seed=config.seed)
+    return PairsConfig(
+        model=model, data=data, out=out, n=32, n_valid=48, max_tokens=40, max_seq_length=ROW, seed=config.seed
+    )
 
 
 def dpo_config(config: DemoConfig, data: str, pairs: str, adapter: str, out: str) -> DpoConfig:
@@ -137,20 +141,25 @@ def dpo_config(config: DemoConfig, data: str, pairs: str, adapter: str, out: str
         pairs=pairs,
         adapter=adapter,
         out=out,
-        learning_rate=5e-5,
-        nll_weight=0.5,
-        updates=16,
+        learning_rate=4e-5,
+        nll_weight=1.0,
+        updates=8,
         batch_size=4,
         grad_accumulation=1,
-        max_seq_length=96,
-        eval_every=16,
+        max_seq_length=ROW,
+        eval_every=8,
         seed=config.seed,
     )
 
 
 def fuse_config(data: str, adapter: str, out: str) -> FuseConfig:
     """Every width is measured, so that the figures can be compared."""
-    return FuseConfig(adapter=adapter, out=out, data=data, try_all=True, gate_tokens=384, max_seq_length=128)
+    return FuseConfig(adapter=adapter, out=out, data=data, try_all=True, gate_tokens=384, max_seq_length=ROW)
+
+
+def card_config(config: DemoConfig, data: str) -> CardConfig:
+    """As many replies as the style distance needs, and the loss on rows as long as those trained on."""
+    return CardConfig(data=data, n=104, loss_rows=40, max_tokens=40, max_seq_length=ROW, seed=config.seed)
 
 
 def _empty(out: Path) -> None:

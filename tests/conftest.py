@@ -12,7 +12,7 @@ from typing import Any
 # Tiny models gain nothing from threads, and spinning ones starve whatever else runs here.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-import mlx_persona.backend  # noqa: E402, F401  (a fast BLAS comes before mlx)
+import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
 
 # isort: split
 

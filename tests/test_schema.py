@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_persona.errors import PersonaError
@@ -30,11 +30,13 @@ META = st.dictionaries(TEXT, st.integers() | TEXT, max_size=3)
 FULL = TEXT.filter(lambda text: bool(text.strip()))
 
 
+@settings(deadline=None)
 @given(st.builds(Conversation, messages=SOME, meta=META))
 def test_a_conversation_survives_json(conversation: Conversation) -> None:
     assert Conversation.from_json(json.loads(dump_line(conversation.to_json()))) == conversation
 
 
+@settings(deadline=None)
 @given(st.builds(Pair, messages=SOME, chosen=FULL, rejected=FULL, meta=META))
 def test_a_pair_survives_json(pair: Pair) -> None:
     assert Pair.from_json(json.loads(dump_line(pair.to_json()))) == pair

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_persona import config as declared
@@ -136,6 +136,7 @@ def test_every_option_says_what_it_is_in_one_line(kind: type) -> None:
         assert not text.endswith("."), item.name
 
 
+@settings(deadline=None)
 @given(
     st.builds(
         SftConfig,

@@ -29,7 +29,8 @@ from mlx_persona.models.adapters import detach, load_adapter
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.schema import Conversation, Message, dump_line, read_conversations
-from mlx_persona.tokens.batches import Row, collate, evenly, make_row, ordered_batches
+from mlx_persona.tokens.batches import Row, collate, evenly, ordered_batches
+from mlx_persona.tokens.dataset import conversation_rows
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training.objectives import token_log_probs
 
@@ -226,7 +227,7 @@ class _Scores:
         self, config: CardConfig, conversations: Sequence[Conversation], asked: Sequence[Asked], system: str
     ) -> None:
         self._config = config
-        self._conversations = [conversations[i] for i in evenly(len(conversations), config.n)]
+        self._conversations = conversations
         self._asked = asked
         self._system = system
         self._seen: list[list[int]] | None = None  # the token ids of the first model's rows and prompts
@@ -256,8 +257,8 @@ class _Scores:
         if room < 1:
             raise PersonaError(f"max_seq_length must be > max_tokens ({self._config.max_tokens}), got {length}")
         renderer = Renderer(loaded.tokenizer, system=self._system)
-        drawn = [renderer.render(c.messages, length) for c in self._conversations]
-        rows = [row for d in drawn if d is not None and (row := make_row(d.ids, d.mask)).targets]
+        found = conversation_rows(self._conversations, renderer, length).rows
+        rows = [found[i] for i in evenly(len(found), self._config.loss_rows)]
         if not rows:
             raise PersonaError(
                 f"no held-out conversation fits in {length} tokens", "allow more tokens (--max-seq-length)"

@@ -14,7 +14,7 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.generation.engine import PromptCache, Sampling, stream
 from mlx_persona.models import adapters
 from mlx_persona.models.load import LoadedModel, load_model
-from mlx_persona.runs import newest, read_info, resolve_adapter, run_of
+from mlx_persona.models.trained import find_trained
 from mlx_persona.schema import Message
 from mlx_persona.tokens.render import Renderer
 
@@ -38,33 +38,9 @@ def find_model(model: str, adapter: str, stages: tuple[str, ...]) -> tuple[str, 
         PersonaError: nothing is given and there is no run, or an adapter that does not say its model.
     """
     if adapter == NO_ADAPTER or (model and not adapter):
-        name, folder = model, None
-        if not model:
-            found = newest(stages)
-            name = _base_of(resolve_adapter(str(found))) if found else ""
-        if not name:
-            raise PersonaError("there is no run to take the model from", "name one with --model")
-        return name, folder
-    if not adapter:
-        found = newest(stages)
-        if found is None:
-            raise PersonaError("no model is named, and there is no run to take one from", _NOTHING)
-        adapter = str(found)
-    folder = resolve_adapter(adapter)
-    name = model or _base_of(folder)
-    if not name:
-        raise PersonaError(f"{folder} does not say which model it was made for", "name it with --model")
-    return name, folder
-
-
-_NOTHING = "name one with --model, or train an adapter: mlx-persona sft"
-
-
-def _base_of(adapter: Path) -> str:
-    """The name of the model that an adapter was made for: as the user gave it, else as recorded in it."""
-    run = run_of(adapter)
-    info = (read_info(run) if run else None) or {}
-    return str(info.get("model") or adapters.read_spec(adapter).base.get("name", ""))
+        return model or find_trained("", "", stages).model, None
+    found = find_trained(adapter, model, stages)
+    return found.model, found.adapter
 
 
 def open_model(config: GenerateConfig) -> tuple[LoadedModel, Renderer]:

@@ -27,7 +27,8 @@ from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import RowLogits, row_logits
 from mlx_persona.models.load import LoadedModel, load_model
-from mlx_persona.runs import newest, read_info, resolve_adapter, run_of
+from mlx_persona.models.trained import find_trained
+from mlx_persona.runs import run_of
 from mlx_persona.stages.pairs import make_pairs
 from mlx_persona.stages.training import (
     TrainResult,
@@ -207,18 +208,8 @@ def _start(config: DpoConfig) -> tuple[Path | None, DpoConfig]:
         return copied, config
     if config.fresh and config.model and not config.adapter:
         return None, config
-    named = config.adapter or str(newest(("sft",)) or "")
-    if not named:
-        raise PersonaError(
-            "no SFT run to start from in runs/", "train one with: mlx-persona sft  (or name one with --adapter)"
-        )
-    start = resolve_adapter(named)
-    run = run_of(start)
-    info = (read_info(run) if run else None) or {}
-    model = config.model or info.get("model") or adapters.read_spec(start).base.get("name", "")
-    if not model:
-        raise PersonaError(f"{start} does not say which model it was made for", "name it with --model")
-    return start, replace(config, model=model, adapter=named)
+    start = find_trained(config.adapter, config.model, ("sft",))
+    return start.adapter, replace(config, model=start.model, adapter=str(start.adapter))
 
 
 def _check_continues(config: DpoConfig, spec: AdapterSpec) -> None:

@@ -28,9 +28,9 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.evals import parity
 from mlx_persona.files import new_folder, write_text
 from mlx_persona.models import adapters, merge
-from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.load import LoadedModel, load_model
-from mlx_persona.runs import file_hash, git_revision, newest, next_free, read_info, resolve_adapter, run_of
+from mlx_persona.models.trained import Trained, find_trained
+from mlx_persona.runs import file_hash, git_revision, next_free
 from mlx_persona.schema import Conversation, read_conversations
 from mlx_persona.settings import plain
 from mlx_persona.stages.model_card import model_card
@@ -60,17 +60,6 @@ class FuseResult:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What is fused: an adapter, the run that made it (if any), and the base model as the user names it."""
-
-    adapter: Path
-    run: Path | None
-    info: dict[str, Any]
-    spec: AdapterSpec
-    model: str
-
-
-@dataclass(frozen=True)
 class Trial:
     """One width: where it was written, its bytes, and KL(adapter || fused) with what it means."""
 
@@ -94,7 +83,7 @@ def fuse(config: FuseConfig) -> FuseResult:
             loses too much of the adapter's effect (naming the width that does not).
     """
     started = time.perf_counter()
-    source = _find_source(config)
+    source = find_trained(config.adapter, config.model, ("dpo", "sft"))
     out = _free_out(config)
     mx.reset_peak_memory()
     with _scratch(out) as scratch:
@@ -117,22 +106,6 @@ def fuse(config: FuseConfig) -> FuseResult:
         except OSError as error:
             raise PersonaError(f"cannot write {out}: {error.strerror}", "give another --out") from error
     return result
-
-
-def _find_source(config: FuseConfig) -> Source:
-    named = config.adapter or str(newest(("dpo", "sft")) or "")
-    if not named:
-        raise PersonaError(
-            "no finished DPO or SFT run in runs/", "train one with: mlx-persona sft  (or name one with --adapter)"
-        )
-    adapter = resolve_adapter(named)
-    spec = adapters.read_spec(adapter)
-    run = run_of(adapter)
-    info = (read_info(run) if run else None) or {}
-    model = config.model or info.get("model") or spec.base.get("name", "")
-    if not model:
-        raise PersonaError(f"{adapter} does not say which model it was made for", "name it with --model")
-    return Source(adapter, run, info, spec, model)
 
 
 def _free_out(config: FuseConfig) -> Path:
@@ -187,7 +160,7 @@ class Gate:
         trials: the widths measured so far.
     """
 
-    def __init__(self, config: FuseConfig, source: Source, scratch: Path) -> None:
+    def __init__(self, config: FuseConfig, source: Trained, scratch: Path) -> None:
         self._source, self._scratch = source, scratch
         self._reference = scratch / "adapter.npy"
         self.trials: dict[int, Trial] = {}
@@ -296,7 +269,7 @@ def _gb(size: int) -> str:
     return f"{size / 1e9:.2f} GB"
 
 
-def _describe(config: FuseConfig, gate: Gate, source: Source, chosen: Trial, result: FuseResult) -> None:
+def _describe(config: FuseConfig, gate: Gate, source: Trained, chosen: Trial, result: FuseResult) -> None:
     """``config.yaml``, ``run.json`` and the model card, into the chosen folder before it gets its name."""
     resolved = replace(config, model=source.model, adapter=_shown(source.adapter), out=str(result.path))
     write_text(chosen.folder / "config.yaml", yaml.safe_dump(plain(resolved), sort_keys=False, allow_unicode=True))

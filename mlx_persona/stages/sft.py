@@ -84,7 +84,7 @@ def sft(config: SftConfig) -> TrainResult:
     conversations, held_out = load_split(folder, "train"), load_split(folder, "valid")
     loaded = load_model(config.model)
     system = config.system or common_system(conversations)
-    renderer = Renderer(loaded.tokenizer, system=config.system, mask_prompt=config.mask_prompt)
+    renderer = Renderer(loaded.tokenizer, system=system, mask_prompt=config.mask_prompt)
     for note in renderer.notes:
         ui.info(note)
     train = conversation_rows(conversations, renderer, config.max_seq_length)

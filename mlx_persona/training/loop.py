@@ -193,8 +193,10 @@ class Loop:
                 due = state.update % config.eval_every == 0 or state.update == config.updates
                 if due:
                     self._judge()
+                    self._emit("checkpoint", best_update=state.best_update)
                 if due or stop.asked:
-                    self._checkpoint()
+                    # Not an event where it was not planned: a resumed run's metrics equal an uninterrupted one's.
+                    checkpoint.save(self.run_dir, self.model, self.spec, self.optimizer, state, config.keep_last)
                 if stop.asked:
                     raise Interrupted(
                         f"stopped after update {state.update}", f"continue with --resume {self.run_dir.path}"
@@ -274,10 +276,6 @@ class Loop:
         left = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
         hint = "try a smaller --learning-rate" if update else "the base model itself gives it on this data"
         return PersonaError(f"the {what} is not finite at update {update}; {left}", hint)
-
-    def _checkpoint(self) -> None:
-        self._emit("checkpoint", best_update=self.state.best_update)
-        checkpoint.save(self.run_dir, self.model, self.spec, self.optimizer, self.state, self.config.keep_last)
 
     def _best_metrics(self) -> dict[str, float]:
         """The evaluation figures at the best update."""

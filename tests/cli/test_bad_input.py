@@ -394,7 +394,7 @@ def test_dpo_options_that_need_a_fresh_adapter(workspace: Path, fails: Callable[
 
 
 def test_dpo_of_a_run_that_has_no_adapter(place: Path, fails: Callable[..., Said]) -> None:
-    assert "no SFT run to start from" in fails("dpo").error
+    assert "no finished SFT run in runs/" in fails("dpo").error
     assert "no finished DPO or SFT run" in fails("fuse").error
     assert "no training run" in fails("eval").error
     assert "no model is named" in fails("generate", "--prompt", "hi").error

@@ -150,7 +150,7 @@ def test_an_adapter_that_is_in_no_run_tells_its_base(tiny_adapter: Callable[...,
 def test_nothing_to_open_is_an_error_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for config in (GenerateConfig(), GenerateConfig(adapter="none")):
-        with pytest.raises(PersonaError, match="no run to take") as caught:
+        with pytest.raises(PersonaError, match="no finished DPO or SFT run") as caught:
             open_model(config)
         assert "--model" in str(caught.value.hint)
 

@@ -146,7 +146,7 @@ def test_a_fresh_adapter_needs_no_sft_run_when_a_model_is_named(
 
 def test_without_an_sft_run_it_says_what_to_do(pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PersonaError, match="no SFT run to start from") as caught:
+    with pytest.raises(PersonaError, match="no finished SFT run in runs/") as caught:
         dpo(DpoConfig(pairs=str(pairs)))
     assert "mlx-persona sft" in str(caught.value.hint)
 

@@ -102,7 +102,7 @@ def same_outcome(one: Path, other: Path) -> None:
 def test_kill_9_in_mid_run_changes_nothing_after_resume(data: Path, model: Path, tmp_path: Path) -> None:
     """DoRA with dropout, accumulation, and an epoch that ends within the run; killed at whatever update it is."""
     settings: dict[str, Any] = {
-        "updates": 24,
+        "updates": 40,
         "grad_accumulation": 2,
         "batch_size": 3,
         "dropout": 0.2,
