@@ -18,7 +18,7 @@ ME ?=
 OUT ?= data/clean
 
 .DEFAULT_GOAL := help
-.PHONY: help demo clean-data test test-all lint docs bench
+.PHONY: help demo clean-data test test-all coverage lint docs bench
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,12 @@ test: $(STAMP) ## the test suite (under 10 minutes)
 
 test-all: $(STAMP) ## with the slow tests
 	$(BIN)/python -m pytest -q -m "slow or not slow"
+
+coverage: $(STAMP) ## which lines the tests run
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --show-missing --skip-covered
 
 lint: $(STAMP) ## ruff, mypy --strict, and that generated files are fresh
 	$(BIN)/ruff check .

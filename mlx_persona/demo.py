@@ -40,6 +40,7 @@ class DemoResult:
     dpo: TrainResult
     fused: FuseResult
     card: Card
+    report: Path
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -50,6 +51,7 @@ class DemoResult:
             "dpo": self.dpo.to_json(),
             "fuse": self.fused.to_json(),
             "card": self.card.to_json(),
+            "report": str(self.report),
             "seconds": self.seconds,
         }
 
@@ -70,6 +72,7 @@ class DemoResult:
             f"chosen replies' loss {more['reference_chosen_loss']:.3f} -> {more['chosen_loss']:.3f}",
             f"Fuse: retention {widths}; chosen: {self.fused.bits} bits",
             f"Time: {spent}",
+            f"Report card: {self.report}/scores.json, every reply: {self.report}/replies.jsonl",
             f"Everything lies in {self.folder}; talk to it: mlx-persona chat -C {self.folder}",
         ]
 
@@ -103,9 +106,9 @@ def demo(config: DemoConfig) -> DemoResult:
     lap("dpo")
     fused = fuse(fuse_config(data, str(runs / "dpo-1"), str(runs / "fused-1")))
     lap("fuse")
-    card, _ = make_card(card_config(config, data), runs)
+    card, report = make_card(card_config(config, data), runs)
     lap("card")
-    return DemoResult(out, tuned, preferred, fused, card, seconds)
+    return DemoResult(out, tuned, preferred, fused, card, report, seconds)
 
 
 def sft_config(config: DemoConfig, model: str, data: str, out: str) -> SftConfig:

@@ -32,8 +32,15 @@ def weight_files(path: Path) -> list[Path]:
     Raises:
         PersonaError: no ``config.json``, no weights, or a file of the index that is missing.
     """
-    if not (path / "config.json").is_file():
+    config = path / "config.json"
+    if not config.is_file():
         raise PersonaError(f"{path} is not a model: it has no config.json")
+    try:
+        readable = isinstance(json.loads(config.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        readable = False
+    if not readable:
+        raise PersonaError(f"{config} is truncated or corrupt", "get the model again")
     files = sorted(path.glob("model*.safetensors"))
     if not files:
         raise PersonaError(f"{path} has no weights (model*.safetensors)", "MLX models have safetensors weights")

@@ -397,7 +397,7 @@ def test_dpo_of_a_run_that_has_no_adapter(place: Path, fails: Callable[..., Said
     assert "no finished SFT run in runs/" in fails("dpo").error
     assert "no finished DPO or SFT run" in fails("fuse").error
     assert "no training run" in fails("eval").error
-    assert "no model is named" in fails("generate", "--prompt", "hi").error
+    assert "no finished DPO or SFT run" in fails("generate", "--prompt", "hi").error
 
 
 def test_a_damaged_pair_is_named(workspace: Path, fails: Callable[..., Said]) -> None:

@@ -316,3 +316,12 @@ def test_a_missing_or_broken_tokenizer_is_named(tiny_model_dir: Path, tmp_path: 
     (copy / "tokenizer.json").unlink()
     with pytest.raises(PersonaError, match="cannot load the tokenizer of"):
         load_tokenizer(copy)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", ""])
+def test_a_config_that_is_no_object_is_an_error(tiny_model_dir: Path, tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, folder)
+    (folder / "config.json").write_text(text)
+    with pytest.raises(PersonaError, match="truncated or corrupt"):
+        load.load_model(str(folder))
