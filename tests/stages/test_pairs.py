@@ -276,7 +276,7 @@ def test_no_model_and_no_run_is_an_error(
     config: PairsConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(PersonaError, match="no finished SFT run|there is no run") as caught:
+    with pytest.raises(PersonaError, match=r"no finished SFT run|there is no run") as caught:
         make_pairs(replace(config, model="", rejected_from=source))
     assert "mlx-persona sft" in str(caught.value.hint)
 
