@@ -67,7 +67,7 @@ def windows(messages: tuple[Message, ...], renderer: Renderer, max_tokens: int) 
 
     Returns:
         The rows, newest first, and the number of replies in none: they do not fit, even with no more
-        than their own exchange before them.
+        than what follows the last user turn before them.
     """
     head = messages[:1] if messages[0].role == "system" else ()
     turns = messages[len(head) :]
