@@ -18,6 +18,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from mlx_persona.config import DpoConfig, SftConfig
+from mlx_persona.models.adapters import AdapterSpec, write_adapter
 from mlx_persona.schema import Conversation, Message, Pair, write_jsonl
 
 WORDS = ("tea", "rain", "music", "cats", "snow", "bread", "books", "trains", "chess", "maps", "stars", "boats")
@@ -156,3 +157,9 @@ def info(run: Path) -> dict[str, Any]:
     """``run.json``."""
     value: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
     return value
+
+
+def save_adapter(folder: Path, weights: dict[str, mx.array], spec: AdapterSpec) -> None:
+    """An adapter's folder, as a run leaves one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_adapter(folder, weights, spec)

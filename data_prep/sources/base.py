@@ -150,6 +150,20 @@ def plain_text(value: object, name: str) -> str:
     return value
 
 
+def turns_of(record: Record, key: str) -> tuple[dict[str, Any], list[Any]]:
+    """A record that is an object, and the non-empty list under ``key`` that holds its turns; or UnusableError."""
+    value = record.value
+    turns = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(turns, list) or not turns:
+        raise UnusableError(f'a record must be an object with a non-empty "{key}" list')
+    return value, turns
+
+
+def conversation_id(found: object, path: Path, record: Record) -> str:
+    """The id that the export gives, or else the file's name and line."""
+    return plain_text(found, "id") if isinstance(found, str) else f"{path.name}:{record.line}"
+
+
 def conversations(
     path: Path, parse: Callable[[Record], RawConversation], *, members: bool = False
 ) -> Iterator[RawConversation | Bad]:

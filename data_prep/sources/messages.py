@@ -18,8 +18,10 @@ from data_prep.sources.base import (
     RawMessage,
     Record,
     UnusableError,
+    conversation_id,
     conversations,
     plain_text,
+    turns_of,
 )
 
 name = "messages"
@@ -53,14 +55,10 @@ def read(path: Path) -> Iterator[RawConversation | Bad]:
 
 
 def _parse(path: Path, record: Record) -> RawConversation:
-    value = record.value
-    messages = value.get("messages") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(messages, list) or not messages:
-        raise UnusableError('a record must be an object with a non-empty "messages" list')
+    value, messages = turns_of(record, "messages")
     meta = _meta(value.get("meta", {}))
-    name = meta.get("id", value.get("id"))
     return RawConversation(
-        plain_text(name, "id") if isinstance(name, str) else f"{path.name}:{record.line}",
+        conversation_id(meta.get("id", value.get("id")), path, record),
         tuple(_message(m) for m in messages),
         _start(meta, value, messages[0]),
         meta,

@@ -17,8 +17,10 @@ from data_prep.sources.base import (
     RawMessage,
     Record,
     UnusableError,
+    conversation_id,
     conversations,
     plain_text,
+    turns_of,
 )
 
 name = "sharegpt"
@@ -53,19 +55,13 @@ def read(path: Path) -> Iterator[RawConversation | Bad]:
 
 
 def _parse(path: Path, record: Record) -> RawConversation:
-    value = record.value
-    turns = value.get("conversations") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or not isinstance(turns, list) or not turns:
-        raise UnusableError('a record must be an object with a non-empty "conversations" list')
+    value, turns = turns_of(record, "conversations")
     # Many of these files open with a system text beside the turns.
     opening = (
         (RawMessage(plain_text(value["system"], "system"), SYSTEM),) if isinstance(value.get("system"), str) else ()
     )
-    name = value.get("id")
-    return RawConversation(
-        plain_text(name, "id") if isinstance(name, str) else f"{path.name}:{record.line}",
-        opening + tuple(_message(t) for t in turns),
-    )
+    said = opening + tuple(_message(t) for t in turns)
+    return RawConversation(conversation_id(value.get("id"), path, record), said)
 
 
 def _message(turn: object) -> RawMessage:

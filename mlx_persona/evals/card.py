@@ -28,9 +28,9 @@ from mlx_persona.generation import engine
 from mlx_persona.models.adapters import detach, load_adapter
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import LoadedModel, load_model
-from mlx_persona.schema import Conversation, Message, dump_line, read_conversations
+from mlx_persona.schema import Conversation, Message, dump_line
 from mlx_persona.tokens.batches import Row, collate, evenly, ordered_batches
-from mlx_persona.tokens.dataset import conversation_rows
+from mlx_persona.tokens.dataset import conversation_rows, load_held_out
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training.objectives import token_log_probs
 
@@ -178,7 +178,7 @@ def report_card(config: CardConfig, candidates: Sequence[Candidate], system: str
     labels = [candidate.label for candidate in candidates]
     if not labels or len({*labels, PERSON}) != len(labels) + 1:
         raise PersonaError(f"candidates must have labels of their own, none of them {PERSON!r}; got {labels}")
-    path, conversations = _held_out(Path(config.data))
+    path, conversations = load_held_out(Path(config.data), ("test", "valid"))
     all_asked = _all_asked(conversations)
     if len(all_asked) < MIN_REPLIES:
         raise PersonaError(
@@ -279,21 +279,8 @@ class _Scores:
             replies = engine.replies(
                 loaded, prompts, sampling, batch_size=config.batch_size, on_reply=lambda *_: bar.advance()
             )
-        lengths = [len(loaded.tokenizer.encode(text, add_special_tokens=False)) for text in replies]
-        self.replies[label] = [text.strip() for text in replies]
-        # A reply that ended by itself is shorter than the limit; one that was cut is not.
-        self.cut_share[label] = sum(length >= config.max_tokens for length in lengths) / len(lengths)
-
-
-def _held_out(folder: Path) -> tuple[Path, list[Conversation]]:
-    """The first of test.jsonl and valid.jsonl that holds anything."""
-    for name in ("test.jsonl", "valid.jsonl"):
-        path = folder / name
-        if path.is_file() and (conversations := read_conversations(path)):
-            return path, conversations
-    raise PersonaError(
-        f"{folder} must hold conversations in test.jsonl or valid.jsonl, got none", "make them with mlx-persona clean"
-    )
+        self.replies[label] = [reply.text.strip() for reply in replies]
+        self.cut_share[label] = sum(reply.cut for reply in replies) / len(replies)
 
 
 def _all_asked(conversations: Sequence[Conversation]) -> list[Asked]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mlx_persona.backend import memory_bytes
 
@@ -25,7 +25,15 @@ from mlx_lm.utils import maybe_set_recommended_wired_limit
 
 from mlx_persona.models.load import LoadedModel
 
-OnReply = Callable[[int, str], None]
+
+class Reply(NamedTuple):
+    """What was written, without control tokens; ``cut`` says that it did not end by itself."""
+
+    text: str
+    cut: bool
+
+
+OnReply = Callable[[int, Reply], None]
 
 # The nucleus is looked for among this many most likely tokens: sorting the whole vocabulary takes as long as the model.
 CANDIDATES = 1024
@@ -214,7 +222,7 @@ def replies(
     batch_size: int,
     rows: Sequence[int] | None = None,
     on_reply: OnReply | None = None,
-) -> list[str]:
+) -> list[Reply]:
     """Write one reply to each prompt, in batches that are refilled as replies end.
 
     Args:
@@ -223,20 +231,22 @@ def replies(
         sampling: how to draw.
         batch_size: replies written at once; fewer where their keys and values would take too much memory.
         rows: the random identity of each prompt (default: its place in ``prompts``).
-        on_reply: called with ``(place in prompts, text)`` as each reply is finished, in no fixed order.
+        on_reply: called with ``(place in prompts, reply)`` as each reply is finished, in no fixed order.
 
     Returns:
-        The replies in the order of the prompts, without control tokens.
+        The replies in the order of the prompts.
     """
     if any(len(p) == 0 for p in prompts):
         raise ValueError("a prompt must hold at least one token")
-    model, out = loaded.model, [""] * len(prompts)
+    model = loaded.model
+    out = [Reply("", cut=True)] * len(prompts)
     identities = range(len(prompts)) if rows is None else rows
     special = _special(loaded.tokenizer)
 
     def finish(index: int, tokens: Sequence[int]) -> None:
         detokenizer = loaded.tokenizer.detokenizer
-        out[index] = "".join(_segments(detokenizer, tokens, special))
+        text = "".join(_segments(detokenizer, tokens, special))
+        out[index] = Reply(text, cut=len(tokens) >= sampling.max_tokens)
         if on_reply is not None:
             on_reply(index, out[index])
 

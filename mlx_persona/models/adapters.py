@@ -17,7 +17,6 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_persona.errors import PersonaError
-from mlx_persona.files import new_folder
 from mlx_persona.models.dora import DoRALinear
 from mlx_persona.models.lora import LoRALinear
 
@@ -185,12 +184,6 @@ def write_adapter(folder: Path, weights: dict[str, mx.array], spec: AdapterSpec)
     """Write an adapter's two files into an existing folder."""
     mx.save_safetensors(str(folder / WEIGHTS), weights, metadata={"format": "mlx"})
     (folder / CONFIG).write_text(json.dumps(spec.to_json(), indent=2) + "\n", encoding="utf-8")
-
-
-def save_adapter(folder: Path, weights: dict[str, mx.array], spec: AdapterSpec) -> None:
-    """Write an adapter atomically; an earlier one stays whole until the new one is. Raises PersonaError."""
-    with new_folder(folder) as part:
-        write_adapter(part, weights, spec)
 
 
 def read_spec(folder: Path) -> AdapterSpec:

@@ -23,6 +23,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_persona import backend
 from mlx_persona.cache import cache_dir
 from mlx_persona.errors import PersonaError
+from mlx_persona.models import activations
 from mlx_persona.models.gguf import CONVERSION, convert_gguf
 from mlx_persona.models.hub import fetch_repo
 from mlx_persona.models.once import build_once
@@ -125,6 +126,7 @@ def load_model(name: str) -> LoadedModel:
     if backend.on_cpu():
         _check_memory(model, name)
         _to_float32(model)
+        activations.speed_up(model)
     mx.eval(model.parameters())
     model.eval()
     model.freeze()

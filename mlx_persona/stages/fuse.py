@@ -31,12 +31,12 @@ from mlx_persona.models import adapters, merge
 from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.models.trained import Trained, find_trained
 from mlx_persona.runs import file_hash, git_revision, next_free
-from mlx_persona.schema import Conversation, read_conversations
+from mlx_persona.schema import Conversation
 from mlx_persona.settings import plain
 from mlx_persona.stages.model_card import model_card
 from mlx_persona.stages.training import adapter_hash
 from mlx_persona.tokens.batches import Row
-from mlx_persona.tokens.dataset import CLEAN_HINT
+from mlx_persona.tokens.dataset import load_held_out
 from mlx_persona.tokens.render import Renderer
 
 
@@ -138,17 +138,6 @@ def _scratch(out: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def _held_out(folder: Path) -> tuple[Path, list[Conversation]]:
-    """The validation conversations, or, where there are none, the test ones."""
-    for name in ("valid", "test"):
-        path = folder / f"{name}.jsonl"
-        if path.is_file():
-            conversations = [c for c in read_conversations(path) if c.trained_replies]
-            if conversations:
-                return path, conversations
-    raise PersonaError(f"no held-out replies for the gate in {folder} (valid.jsonl or test.jsonl)", CLEAN_HINT)
-
-
 class Gate:
     """The adapter's effect on held-out replies, and what each width keeps of it.
 
@@ -164,7 +153,7 @@ class Gate:
         self._source, self._scratch = source, scratch
         self._reference = scratch / "adapter.npy"
         self.trials: dict[int, Trial] = {}
-        file, conversations = _held_out(Path(config.data))
+        file, conversations = load_held_out(Path(config.data), ("valid", "test"))
         loaded = load_model(source.model)
         self.base, self.base_path = loaded.identity, loaded.path
         adapters.load_adapter(loaded.model, source.adapter, loaded.identity)

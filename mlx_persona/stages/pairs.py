@@ -25,7 +25,7 @@ from mlx_persona.config import PairsConfig
 from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.files import write_text
 from mlx_persona.generation.chat import find_model
-from mlx_persona.generation.engine import Sampling, replies
+from mlx_persona.generation.engine import Reply, Sampling, replies
 from mlx_persona.models import adapters
 from mlx_persona.models.load import identity, load_model, load_tokenizer, resolve_model
 from mlx_persona.runs import newest, resolve_adapter
@@ -97,8 +97,8 @@ def make_pairs(config: PairsConfig) -> PairsResult:
     if (done := _reusable(out, job.key)) is not None:
         ui.info(f"the pairs in {out} are up to date")
         return done
-    texts = _write_replies(config, job, out / PARTIAL)
-    pairs, dropped = _judge(job, texts, config.max_similarity)
+    written = _write_replies(config, job, out / PARTIAL)
+    pairs, dropped = _judge(job, written, config.max_similarity)
     if not pairs["train"]:
         raise PersonaError(
             f"no pair is left: {dropped['similar']} are too alike and {dropped['empty']} empty",
@@ -221,86 +221,88 @@ def _reusable(out: Path, key: str) -> PairsResult | None:
     return PairsResult(**{**kept, "path": out, "reused": True})
 
 
-def _write_replies(config: PairsConfig, job: _Job, partial: Path) -> dict[int, str]:
+def _write_replies(config: PairsConfig, job: _Job, partial: Path) -> dict[int, Reply]:
     """Replies by number (candidate x sources + source): those kept from before, and the missing ones."""
-    texts = _read_partial(partial, job.key)
+    written = _read_partial(partial, job.key)
     total = len(job.candidates) * len(job.sources)
-    texts = {number: text for number, text in texts.items() if number < total}
-    write_text(partial, dump_line({"key": job.key}) + "".join(_line(n, t) for n, t in texts.items()))
-    if texts:
-        ui.info(f"continuing: {len(texts)} of {total} replies were written before")
-    if len(texts) == total:
-        return texts
+    written = {number: reply for number, reply in written.items() if number < total}
+    write_text(partial, dump_line({"key": job.key}) + "".join(_line(n, r) for n, r in written.items()))
+    if written:
+        ui.info(f"continuing: {len(written)} of {total} replies were written before")
+    if len(written) == total:
+        return written
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
-    with _kept_when_stopped(texts, total), partial.open("a", encoding="utf-8") as file:
+    with _kept_when_stopped(written, total), partial.open("a", encoding="utf-8") as file:
         loaded = load_model(job.model)
-        began, before = time.perf_counter(), len(texts)
+        began, before = time.perf_counter(), len(written)
         with ui.progress("pairs", total, before) as bar:
             for place, source in enumerate(job.sources):
                 if source == "sft" and job.adapter is not None:
                     adapters.load_adapter(loaded.model, job.adapter, loaded.identity)
                 numbers = range(place, total, len(job.sources))
-                missing = [n for n in numbers if n not in texts]
+                missing = [n for n in numbers if n not in written]
 
-                def keep(index: int, text: str, missing: list[int] = missing) -> None:
-                    texts[missing[index]] = text
-                    file.write(_line(missing[index], text))
+                def keep(index: int, reply: Reply, missing: list[int] = missing) -> None:
+                    written[missing[index]] = reply
+                    file.write(_line(missing[index], reply))
                     file.flush()
-                    rate = (len(texts) - before) / (time.perf_counter() - began)
+                    rate = (len(written) - before) / (time.perf_counter() - began)
                     bar.advance(1, f"{rate:.1f} replies/s")
 
                 prompts = [job.candidates[n // len(job.sources)].prompt for n in missing]
                 replies(loaded, prompts, sampling, batch_size=config.batch_size, rows=missing, on_reply=keep)
-    return texts
+    return written
 
 
-def _line(number: int, text: str) -> str:
-    return dump_line({"reply": number, "text": text})
+def _line(number: int, reply: Reply) -> str:
+    return dump_line({"reply": number, **reply._asdict()})
 
 
-def _read_partial(path: Path, key: str) -> dict[int, str]:
+def _read_partial(path: Path, key: str) -> dict[int, Reply]:
     """Replies kept from an interrupted run with this key; a last line that was cut off is left out."""
-    texts: dict[int, str] = {}
+    written: dict[int, Reply] = {}
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
-        return texts
+        return written
     if not lines or lines[0] != dump_line({"key": key}).strip():
-        return texts
+        return written
     for line in lines[1:]:
         try:
             value = json.loads(line)
-            texts[int(value["reply"])] = str(value["text"])
+            written[int(value["reply"])] = Reply(str(value["text"]), bool(value["cut"]))
         except (json.JSONDecodeError, KeyError, TypeError):
             break
-    return texts
+    return written
 
 
 @contextmanager
-def _kept_when_stopped(texts: dict[int, str], total: int) -> Iterator[None]:
+def _kept_when_stopped(written: dict[int, Reply], total: int) -> Iterator[None]:
     """Ctrl-C loses no reply that is whole."""
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped: {len(texts)} of {total} replies are kept", "the same command continues from there"
+            f"stopped: {len(written)} of {total} replies are kept", "the same command continues from there"
         ) from None
 
 
-def _judge(job: _Job, texts: dict[int, str], max_similarity: float) -> tuple[dict[str, list[Pair]], Counter[str]]:
+def _judge(job: _Job, written: dict[int, Reply], max_similarity: float) -> tuple[dict[str, list[Pair]], Counter[str]]:
     """Pairs by split, and how many were dropped because their sides are alike or one is empty."""
     pairs: dict[str, list[Pair]] = {split: [] for split in SPLITS}
     dropped: Counter[str] = Counter()
-    for number, text in sorted(texts.items()):
+    for number, reply in sorted(written.items()):
         candidate = job.candidates[number // len(job.sources)]
         source = job.sources[number % len(job.sources)]
-        rejected = text.strip()
+        rejected = reply.text.strip()
         if not rejected:
             dropped["empty"] += 1
         elif similarity(candidate.chosen, rejected) > max_similarity:
             dropped["similar"] += 1
         else:
-            meta = {"from": source, "conversation": candidate.conversation}
+            meta: dict[str, Any] = {"from": source, "conversation": candidate.conversation}
+            if reply.cut:
+                meta["cut"] = True  # it did not end there: DPO must not learn that it did
             pairs[candidate.split].append(Pair(candidate.messages, candidate.chosen, rejected, meta))
     return pairs, dropped
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -110,6 +110,22 @@ def load_split(folder: Path, name: str) -> list[Conversation]:
     return conversations
 
 
+def load_held_out(folder: Path, names: Sequence[str]) -> tuple[Path, list[Conversation]]:
+    """The first of these splits that holds a trained reply, its file and its conversations.
+
+    Raises:
+        PersonaError: none of them does.
+    """
+    for name in names:
+        path = folder / f"{name}.jsonl"
+        if path.is_file():
+            conversations = [c for c in read_conversations(path) if c.trained_replies]
+            if conversations:
+                return path, conversations
+    files = " or ".join(f"{name}.jsonl" for name in names)
+    raise PersonaError(f"{folder} must hold held-out replies in {files}, got none", CLEAN_HINT)
+
+
 def common_system(conversations: Iterable[Conversation]) -> str:
     """The system message that most conversations begin with; empty where most have none."""
     counts = Counter(c.messages[0].content if c.messages[0].role == "system" else "" for c in conversations)
@@ -131,7 +147,11 @@ class PairRows:
 
 
 def pair_rows(pairs: Iterable[Pair], renderer: Renderer, max_tokens: int) -> PairRows:
-    """Rows for DPO: both sides have the same prompt, cut for the longer one, and only the reply counts."""
+    """Rows for DPO: both sides have the same prompt, cut for the longer one, and only the reply counts.
+
+    A rejected reply that its token limit cut off (``meta["cut"]``) has no end to learn from: its ending
+    token does not count, or "long, and then the end" would be what is rejected.
+    """
     chosen, rejected, dropped = [], [], 0
     for pair in pairs:
         prompt = tuple(replace(m, train=False) for m in pair.messages)
@@ -139,12 +159,20 @@ def pair_rows(pairs: Iterable[Pair], renderer: Renderer, max_tokens: int) -> Pai
             renderer.render((*prompt, Message("assistant", text)), max_tokens) for text in (pair.chosen, pair.rejected)
         ]
         rows = _one_prompt([make_row(s.ids, s.mask) for s in sides if s is not None and any(s.mask)])
+        if len(rows) == 2 and pair.meta.get("cut"):
+            rows[1] = _without_end(rows[1])
         if len(rows) == 2 and all(r.targets for r in rows):
             chosen.append(rows[0])
             rejected.append(rows[1])
         else:
             dropped += 1
     return PairRows(tuple(chosen), tuple(rejected), dropped)
+
+
+def _without_end(row: Row) -> Row:
+    """The row up to its last target, which is the ending token and no target any more."""
+    end = int(np.flatnonzero(row.mask)[-1])
+    return Row(row.ids[:end], row.mask[:end])
 
 
 def _one_prompt(rows: list[Row]) -> list[Row]:

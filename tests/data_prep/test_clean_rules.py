@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ANNA, BOB, Cleaned, bursts, chat, good
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from data_prep.split import chronological, sizes, split, timestamp
 from mlx_persona.config import CleanConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.schema import Conversation, Message
+from tests.data_prep.chats import ANNA, BOB, Cleaned, bursts, chat, good
 
 Write = Callable[..., str]
 Run = Callable[..., Cleaned]

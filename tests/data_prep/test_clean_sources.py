@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ANNA, BOB, CLEO, Cleaned, bursts, chat, good
 
 from data_prep.pipeline import list_people
 from data_prep.sources import SOURCES
 from mlx_persona.config import CleanConfig
 from mlx_persona.errors import PersonaError
+from tests.data_prep.chats import ANNA, BOB, CLEO, Cleaned, bursts, chat, good
 
 Write = Callable[..., str]
 Run = Callable[..., Cleaned]

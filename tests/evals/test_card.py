@@ -23,10 +23,12 @@ from mlx_persona.evals import card, style
 from mlx_persona.evals.card import Candidate, report_card
 from mlx_persona.evals.phrases import stock_phrase_rate
 from mlx_persona.generation import engine
+from mlx_persona.generation.engine import Reply
 from mlx_persona.models import adapters, load
 from mlx_persona.schema import Conversation, Message, read_jsonl, write_jsonl
 from mlx_persona.tokens.batches import Row, make_row
 from mlx_persona.tokens.render import Renderer
+from tests.toy import save_adapter
 
 REAL = ["yeah im in", "haha no way", "ok ill be there at 6", "nah\nim good", "sooo tired today", "what about you?"]
 Engine = Callable[..., list[str]]
@@ -58,7 +60,7 @@ def adapter(tiny_model_dir: Path, tmp_path: Path) -> Path:
         name: mx.random.normal(value.shape, key=mx.random.key(i)) * 0.3
         for i, (name, value) in enumerate(sorted(adapters.trainable(loaded.model).items()))
     }
-    adapters.save_adapter(tmp_path / "adapter", weights, spec)
+    save_adapter(tmp_path / "adapter", weights, spec)
     return tmp_path / "adapter"
 
 
@@ -67,13 +69,14 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Replaces the engine by one that notes what it was asked and tells if an adapter is on."""
     calls: list[dict[str, Any]] = []
 
-    def replies(loaded: load.LoadedModel, prompts: Sequence[Sequence[int]], sampling: Any, **more: Any) -> list[str]:
+    def replies(loaded: load.LoadedModel, prompts: Sequence[Sequence[int]], sampling: Any, **more: Any) -> list[Reply]:
         adapted = any(True for _ in adapters.adapter_layers(loaded.model))
         texts = [" yeah im in " if adapted else "Certainly! I'd be happy to help. " + "word " * 8 for _ in prompts]
-        for i, text in enumerate(texts):
-            more["on_reply"](i, text)
+        written = [Reply(text, cut=not adapted) for text in texts]
+        for i, reply in enumerate(written):
+            more["on_reply"](i, reply)
         calls.append({"loaded": loaded, "prompts": prompts, "sampling": sampling, "adapted": adapted, **more})
-        return texts
+        return written
 
     monkeypatch.setattr(engine, "replies", replies)
     return calls
@@ -237,9 +240,9 @@ def test_valid_stands_in_for_a_missing_or_empty_test_file(
 
 
 def test_no_held_out_data_is_an_error_with_a_way_out(tmp_path: Path) -> None:
-    with pytest.raises(PersonaError, match=r"must hold conversations in test\.jsonl or valid\.jsonl") as caught:
+    with pytest.raises(PersonaError, match=r"must hold held-out replies in test\.jsonl or valid\.jsonl") as caught:
         report_card(config(tmp_path), [Candidate("base", "nowhere")], "")
-    assert caught.value.hint == "make them with mlx-persona clean"
+    assert "mlx-persona clean" in (caught.value.hint or "")
 
 
 def test_too_few_replies_are_an_error_before_any_model_is_loaded(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.load import LoadedModel, load_model
+from tests.toy import save_adapter
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +37,7 @@ def tiny_adapter(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
             if name.endswith("lora_b"):
                 weights[name] = 0.3 * mx.random.normal(value.shape, key=mx.random.key(number))
         folder = tmp_path_factory.mktemp("adapter") / "adapter"
-        adapters.save_adapter(folder, weights, spec)
+        save_adapter(folder, weights, spec)
         return folder
 
     return make

@@ -18,7 +18,7 @@ from mlx_lm.models.cache import ConcatenateKVCache
 from mlx_lm.sample_utils import apply_top_p
 
 from mlx_persona.generation import engine
-from mlx_persona.generation.engine import PromptCache, Sampling, draws, replies, sample, stream
+from mlx_persona.generation.engine import PromptCache, Reply, Sampling, draws, replies, sample, stream
 from mlx_persona.models import adapters
 from mlx_persona.models.load import LoadedModel, load_model
 
@@ -80,28 +80,46 @@ def test_long_prompts_are_read_in_chunks(tiny: LoadedModel, monkeypatch: pytest.
 def test_greedy_is_what_mlx_lm_writes(tiny: LoadedModel) -> None:
     prompt = make_prompts(1)[0]
     expected = generate(tiny.model, tiny.tokenizer, prompt, max_tokens=12)
-    assert replies(tiny, [prompt], GREEDY, batch_size=1) == [expected]
+    assert replies(tiny, [prompt], GREEDY, batch_size=1) == [Reply(expected, cut=True)]
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, HOT])
 def test_a_stream_gives_the_text_of_the_batch(short_ends: LoadedModel, sampling: Sampling) -> None:
     prompts = make_prompts(6)
     expected = replies(short_ends, prompts, sampling, batch_size=6)
-    assert ["".join(stream(short_ends, p, sampling, row)) for row, p in enumerate(prompts)] == expected
+    assert ["".join(stream(short_ends, p, sampling, row)) for row, p in enumerate(prompts)] == [
+        r.text for r in expected
+    ]
 
 
 def test_a_reply_ends_at_its_longest_and_is_reported_once(tiny: LoadedModel) -> None:
     prompts, seen = make_prompts(5), {}
 
-    def on_reply(index: int, text: str) -> None:
+    def on_reply(index: int, reply: Reply) -> None:
         assert index not in seen
-        seen[index] = text
+        seen[index] = reply
 
     out = replies(tiny, prompts, Sampling(1, 0.0, 1.0, 0), batch_size=2, on_reply=on_reply)
     assert [seen[i] for i in range(5)] == out
-    for prompt, text in zip(prompts, out, strict=True):
+    for prompt, (text, _) in zip(prompts, out, strict=True):
         best = int(tiny.model(mx.array([prompt]))[0, -1].argmax().item())
         assert text.strip() == tiny.tokenizer.decode([best], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_reply_is_cut_unless_it_ended_by_itself(
+    short_ends: LoadedModel, monkeypatch: pytest.MonkeyPatch, batched: bool
+) -> None:
+    """With the end token among the first n tokens it was not cut, else it was, at exactly n."""
+    if not batched:
+        monkeypatch.setattr(engine, "make_prompt_cache", lambda model: [ConcatenateKVCache() for _ in model.layers])
+    prompts = make_prompts(20)
+    long = [list(engine._tokens(short_ends, p, Sampling(40, 1.0, 0.95, 7), i, None)) for i, p in enumerate(prompts)]
+    lengths = [len(tokens) for tokens in long]
+    limit = sorted(lengths)[10]
+    out = replies(short_ends, prompts, Sampling(limit, 1.0, 0.95, 7), batch_size=4)
+    assert [reply.cut for reply in out] == [n >= limit for n in lengths]
+    assert {reply.cut for reply in out} == {True, False}
 
 
 def test_control_tokens_are_no_text(tiny: LoadedModel) -> None:

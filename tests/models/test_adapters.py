@@ -26,6 +26,7 @@ from mlx_persona.models import adapters, load
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.lora import LoRALinear, row_dropout
 from mlx_persona.tokens import batches
+from tests.toy import save_adapter
 
 KINDS = pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
 TOKENS = mx.array([[5, 17, 3, 60, 42, 8], [9, 2, 71, 33, 1, 90]])
@@ -80,7 +81,7 @@ def adapted(dora: bool, model: Any = None, **spec: Any) -> tuple[Any, AdapterSpe
 def saved(folder: Path, dora: bool, **spec: Any) -> tuple[Any, AdapterSpec]:
     """A model with a trained adapter, which is also in ``folder``."""
     model, full = adapted(dora, **spec)
-    adapters.save_adapter(folder, adapters.trainable(model), full)
+    save_adapter(folder, adapters.trainable(model), full)
     return model, full
 
 
@@ -299,7 +300,7 @@ def test_an_adapter_made_by_stock_without_keys_can_be_continued_and_stacked_on(d
 def test_half_precision_tensors_are_trained_in_float32(tmp_path: Path) -> None:
     model, spec = adapted(True)
     half = {k: v.astype(mx.float16) for k, v in adapters.trainable(model).items()}
-    adapters.save_adapter(tmp_path / "adapter", half, spec)
+    save_adapter(tmp_path / "adapter", half, spec)
     again = tiny()
     adapters.load_adapter(again, tmp_path / "adapter", None)
     assert {layer.lora_a.dtype for _, layer in adapters.adapter_layers(again)} == {mx.float32}
@@ -466,7 +467,7 @@ def test_a_stack_collapses_into_one_adapter_that_stock_opens(
     train(model, 1)
     weights, one = adapters.collapse(model, spec)
     assert (one.rank, one.scale, one.dora) == (7, 0.7, inner or outer)
-    adapters.save_adapter(tmp_path / "one", weights, one)
+    save_adapter(tmp_path / "one", weights, one)
     theirs, _ = mlx_lm.load(str(tiny_model_dir), adapter_path=str(tmp_path / "one"))
     fresh = load.load_model(str(tiny_model_dir))
     adapters.load_adapter(fresh.model, tmp_path / "one", fresh.identity)

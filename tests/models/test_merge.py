@@ -22,6 +22,7 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.files import new_folder
 from mlx_persona.models import adapters, load, merge
 from mlx_persona.models.adapters import AdapterSpec
+from tests.toy import save_adapter
 
 TOKENS = mx.array([[3, 14, 15, 92, 65, 35, 89, 79]])
 Q_PROJ = "model.layers.1.self_attn.q_proj"
@@ -43,7 +44,7 @@ def make_adapter(base: Path, folder: Path, dora: bool = True, **spec: Any) -> Pa
         layer.lora_b = 0.1 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(index))
         if dora:
             layer.m = layer.m * (1 + 0.1 * mx.random.normal(layer.m.shape, key=mx.random.key(100 + index)))
-    adapters.save_adapter(folder, adapters.trainable(model), made)
+    save_adapter(folder, adapters.trainable(model), made)
     return folder
 
 

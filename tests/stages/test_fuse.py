@@ -28,6 +28,7 @@ from mlx_persona.schema import Conversation, Message, write_jsonl
 from mlx_persona.stages import fuse as stage
 from mlx_persona.stages.fuse import fuse
 from mlx_persona.stages.training import adapter_hash
+from tests.toy import save_adapter
 
 TOKENS = mx.array([[3, 14, 15, 92, 65, 35]])
 
@@ -48,7 +49,7 @@ def make_adapter(base: Path, folder: Path, spread: float) -> Path:
     spec = adapters.attach(loaded.model, AdapterSpec(4, 2.0, True, base=loaded.identity, system="You are Ana."))
     for index, (_, layer) in enumerate(adapters.adapter_layers(loaded.model)):
         layer.lora_b = spread * mx.random.normal(layer.lora_b.shape, key=mx.random.key(index))
-    adapters.save_adapter(folder, adapters.trainable(loaded.model), spec)
+    save_adapter(folder, adapters.trainable(loaded.model), spec)
     return folder
 
 
@@ -228,7 +229,7 @@ def test_test_conversations_stand_in_for_missing_validation_ones(workspace: Path
     result = fuse(config(bits="8"))
     assert json.loads((result.path / "run.json").read_text())["held_out"]["file"] == "data/clean/test.jsonl"
     shutil.rmtree("data")
-    with pytest.raises(PersonaError, match="no held-out replies"):
+    with pytest.raises(PersonaError, match=r"must hold held-out replies in valid\.jsonl or test\.jsonl"):
         fuse(config(bits="8"))
 
 

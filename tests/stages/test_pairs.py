@@ -20,11 +20,13 @@ import pytest
 
 from mlx_persona.config import PairsConfig
 from mlx_persona.errors import Interrupted, PersonaError
+from mlx_persona.generation.engine import Reply
 from mlx_persona.models import adapters
 from mlx_persona.models.load import load_model, load_tokenizer
 from mlx_persona.schema import Conversation, Message, read_pairs, write_jsonl
 from mlx_persona.stages import pairs
 from mlx_persona.stages.pairs import PairsResult, choose, make_pairs, similarity
+from tests.toy import save_adapter
 
 _tokenizer = functools.cache(load_tokenizer)
 
@@ -63,7 +65,7 @@ def sft_run(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         if name.endswith("lora_b"):
             weights[name] = 0.3 * mx.random.normal(value.shape, key=mx.random.key(len(name)))
     run = tmp_path_factory.mktemp("sft") / "sft-1"
-    adapters.save_adapter(run / "adapter", weights, spec)
+    save_adapter(run / "adapter", weights, spec)
     (run / "run.json").write_text(json.dumps({"status": "done", "finished": 1.0, "model": str(tiny_model_dir)}))
     return run
 
@@ -78,7 +80,7 @@ def written_by(monkeypatch: pytest.MonkeyPatch, write: Callable[[int], str]) -> 
 
     def fake(loaded: Any, prompts: Sequence[Any], *args: Any, rows: Sequence[int], on_reply: Any, **rest: Any) -> None:
         for i, row in enumerate(rows):
-            on_reply(i, write(row))
+            on_reply(i, Reply(write(row), cut=row % 2 == 1))
 
     monkeypatch.setattr(pairs, "replies", fake)
     monkeypatch.setattr(pairs, "load_model", lambda name: None)
@@ -124,8 +126,8 @@ def test_an_interrupted_run_continues_to_the_same_files(
     def stopping(loaded: Any, prompts: Any, *args: Any, rows: Any, on_reply: Any, **rest: Any) -> None:
         asked.append(len(rows))
 
-        def once(index: int, text: str) -> None:
-            on_reply(index, text)
+        def once(index: int, reply: Reply) -> None:
+            on_reply(index, reply)
             if index in (2, 7) and len(asked) == 1:
                 once.count += 1  # type: ignore[attr-defined]
                 if once.count == 2:  # type: ignore[attr-defined]
@@ -195,6 +197,13 @@ def test_similar_and_empty_sides_are_dropped_and_counted(config: PairsConfig, mo
     written_by(monkeypatch, write)
     result = make_pairs(config)
     assert (result.train, result.valid, result.dropped_similar, result.dropped_empty) == (8, 1, 3, 2)
+
+
+def test_a_reply_that_was_cut_says_so(config: PairsConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    written_by(monkeypatch, lambda row: f"something else {row}")  # every second one cut
+    make_pairs(config)
+    written = [p for split in ("train", "valid") for p in read_pairs(Path(config.out) / f"{split}.jsonl")]
+    assert [p.meta.get("cut", False) for p in written] == [row % 2 == 1 for row in range(14)]
 
 
 def test_no_pair_left_is_an_error(config: PairsConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,19 @@ def test_a_prompt_that_is_cut_is_cut_alike_on_both_sides(
         assert [decode(r, skip_special_tokens=True).strip() for r in (good_reply, bad_reply)] == list(texts)
 
 
+def test_a_rejected_reply_that_was_cut_does_not_teach_an_ending(renderer: Renderer) -> None:
+    """Its row ends with its last word; the chosen reply's, and that of one that ended, with the ending token."""
+    whole = pair("u:hi", chosen="hey you", rejected="word word")
+    cut = Pair(whole.messages, whole.chosen, whole.rejected, {"cut": True})
+    rows = pair_rows([whole, cut], renderer, MAX)
+    end = renderer._encoder.token_to_id("<|im_end|>")
+    targets = [[r.ids[r.mask].tolist() for r in side] for side in (rows.chosen, rows.rejected)]
+    assert targets[0][0] == targets[0][1]
+    assert targets[0][0][-1] == targets[1][0][-1] == end
+    assert targets[1][1] == targets[1][0][:-1]
+    assert rows.rejected[1].ids[-1] == targets[1][1][-1]
+
+
 def test_a_pair_with_a_side_that_does_not_fit_is_dropped_whole(renderer: Renderer) -> None:
     pairs = [
         pair("u:hi", chosen="word " * 100, rejected="hello"),
