@@ -5,13 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from data_prep.sources import SOURCES, Bad, Head, RawConversation, Source, by_name, detect
+from data_prep.sources import (
+    SOURCES,
+    Bad,
+    Head,
+    Item,
+    RawChat,
+    RawConversation,
+    RawMessage,
+    ReadOptions,
+    Source,
+    by_name,
+    detect,
+)
 from mlx_persona.config import CleanConfig
 from mlx_persona.errors import PersonaError
 
-SUFFIXES = (".jsonl", ".json")
+SUFFIXES = (".jsonl", ".json", ".txt", ".zip", ".db", ".mbox", ".csv")
 QUARANTINE = "quarantine.jsonl"
+_Counted = TypeVar("_Counted", RawConversation | Bad, RawMessage | Bad)
 # What a cleaning writes, the report last.
 OUTPUTS = ("train.jsonl", "valid.jsonl", "test.jsonl", QUARANTINE, "report.json")
 
@@ -30,7 +44,7 @@ class Inputs:
 
 
 def find(config: CleanConfig) -> Inputs:
-    """The files that ``config.raw`` names: files as given, folders searched for .jsonl and .json, sorted.
+    """What ``config.raw`` names: files and zips as given; folders whole if an importer knows them, else searched.
 
     A file that was named must be readable; one that was only found in a folder is skipped when it is
     empty or of no known format.
@@ -40,56 +54,63 @@ def find(config: CleanConfig) -> Inputs:
     """
     if not config.raw:
         raise PersonaError("name at least one file or folder to read")
+    out = Path(config.out).resolve()
     files: dict[Path, Source] = {}
     skipped: list[str] = []
     for raw in config.raw:
         path = Path(raw)
-        if path.is_dir():
-            found = [(p, _importer(p, config.source, named=False)) for p in _inside(path, Path(config.out))]
-            if not any(source for _, source in found):
-                raise PersonaError(f"{path} has no chats that I know in {' or '.join(SUFFIXES)} files", _formats())
-            skipped += [str(p) for p, source in found if source is None]
-            files |= {p: source for p, source in found if source is not None}
-        elif path.exists():
-            source = _importer(path, config.source, named=True)
-            files |= {path: source} if source else {}
-        else:
+        if not path.exists():
             raise PersonaError(f"no such file or folder: {path}")
-    out = Path(config.out).resolve()
+        if not path.is_dir():
+            files[path] = _importer(path, config.source)
+            continue
+        found = list(_inside(path, out, config.source))
+        if not any(source for _, source in found):
+            raise PersonaError(f"{path} has no chats that I know", _formats())
+        skipped += [str(p) for p, source in found if source is None]
+        files |= {p: source for p, source in found if source is not None}
     for path in files:
         if path.resolve().parent == out and path.name in OUTPUTS:
             raise PersonaError(f"{path} would be overwritten", "write elsewhere with --out")
     return Inputs(tuple(files.items()), tuple(skipped))
 
 
-def _inside(folder: Path, out: Path) -> list[Path]:
-    """The chat files below a folder, without hidden ones and without what an earlier run wrote."""
-    written = out.resolve()
-    return sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix in SUFFIXES
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-        and (written == folder.resolve() or written not in p.resolve().parents)
-    )
+def _inside(folder: Path, out: Path, wanted: str) -> Iterator[tuple[Path, Source | None]]:
+    """A folder as one export, or what lies in it: without hidden files, and without what an earlier run wrote."""
+    if (whole := _known(Head.of(folder), wanted)) is not None:
+        yield folder, whole
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or (path.is_dir() and path.resolve() == out):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _inside(path, out, wanted)
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
+            yield path, _known(Head.of(path), wanted)
 
 
-def _importer(path: Path, wanted: str, *, named: bool) -> Source | None:
+def _known(head: Head, wanted: str) -> Source | None:
+    """The importer for what was found in a folder, if it is the one that is wanted."""
+    source = detect(head)
+    return source if source is not None and wanted in ("auto", source.name) else None
+
+
+def _importer(path: Path, wanted: str) -> Source:
+    """The importer for a file that the user named."""
     head = Head.of(path)
-    if not head.text:
-        if named:
-            raise PersonaError(f"{path} is empty")
-        return None
+    if head.tree is None and not head.text:
+        raise PersonaError(f"{path} is empty")
     if wanted != "auto":
         return by_name(wanted)
     source = detect(head)
-    if source is None and (named or not head.records):
+    if source is None:
         raise PersonaError(f"{path} is of no format that I know: {_seen(head)}", _formats())
     return source
 
 
 def _seen(head: Head) -> str:
+    if head.tree is not None:
+        return f"it holds {', '.join(head.tree.names[:8]) or 'nothing'}"
     if not head.records:
         return "it does not begin with a JSON object"
     return f"its first record has the keys {', '.join(list(head.records[0])[:8]) or '(none)'}"
@@ -99,22 +120,40 @@ def _formats() -> str:
     return f"known formats: {', '.join(source.name for source in SOURCES)}; name one with --source"
 
 
-def read_all(inputs: Inputs, max_bad_lines: float) -> Iterator[tuple[Source, RawConversation | Bad]]:
-    """Every conversation and every bad line of all files, each with its importer.
+class Reader:
+    """Reads all files, counting records, with a limit on how many may be unreadable."""
 
-    Raises:
-        PersonaError: after the last file, when more than ``max_bad_lines`` of all records were bad.
-    """
-    records, bad, first = 0, 0, None
-    for path, source in inputs.files:
-        for item in source.read(path):
-            records += 1
-            if isinstance(item, Bad):
-                bad, first = bad + 1, first or item
-            yield source, item
-    if first and bad > max_bad_lines * records:
-        raise PersonaError(
-            f"{first.file}:{first.line}: {first.reason}; {bad} of {records} lines cannot be read, "
-            f"and at most {max_bad_lines:.0%} may be",
-            "mend the file, name its format with --source, or allow more with --max-bad-lines",
-        )
+    def __init__(self, inputs: Inputs, config: CleanConfig) -> None:
+        self._inputs, self._limit = inputs, config.max_bad_lines
+        self._options = ReadOptions(config.groups, dict(pair.split("=", 1) for pair in config.columns))
+        self._records, self._bad = 0, 0
+        self._first: Bad | None = None
+
+    def __iter__(self) -> Iterator[tuple[Source, Item]]:
+        """Everything in every file, each with its importer. A chat must be read to its end before the next item.
+
+        Raises:
+            PersonaError: after the last file, when more than ``max_bad_lines`` of all records were bad.
+        """
+        for path, source in self._inputs.files:
+            for item in source.read(path, self._options):
+                if isinstance(item, RawChat):
+                    yield source, RawChat(item.id, map(self._counted, item.messages))
+                else:
+                    yield source, self._counted(item)
+        self._check()
+
+    def _counted(self, item: _Counted) -> _Counted:
+        self._records += 1
+        if isinstance(item, Bad):
+            self._bad, self._first = self._bad + 1, self._first or item
+        return item
+
+    def _check(self) -> None:
+        first = self._first
+        if first and self._bad > self._limit * self._records:
+            raise PersonaError(
+                f"{first.file}:{first.line}: {first.reason}; {self._bad} of {self._records} lines cannot be read, "
+                f"and at most {self._limit:.0%} may be",
+                "mend the file, name its format with --source, or allow more with --max-bad-lines",
+            )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from data_prep.sessions import Turn
-from data_prep.sources.base import ASSISTANT, TOOL
+from data_prep.sources.base import ASSISTANT, FORWARDED, TOOL
 
 
 def message_reason(turn: Turn) -> str | None:
-    """Why a single message has no place in a conversation: tool traffic, or nothing in it."""
+    """Why a single message has no place in a conversation: tool traffic, no words of anybody's, or nothing in it."""
     if turn.role == TOOL:
         return "tool_call"
+    if turn.kind is not None and turn.kind != FORWARDED:
+        return turn.kind
     return None if turn.text else "empty"
 
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from data_prep.sessions import Turn
-from data_prep.sources import Bad, RawConversation, Source
-from data_prep.sources.base import ASSISTANT, SYSTEM, TOOL, USER
+from data_prep.sources import Bad, Item, RawConversation, RawMessage, Source
+from data_prep.sources.base import ASSISTANT, FORWARDED, SERVICE, SYSTEM, TOOL, USER
 from mlx_persona.errors import PersonaError
 from mlx_persona.settings import nearest
 
@@ -15,10 +15,14 @@ LISTED = 10
 PREFIX_CHARS = 3
 
 
-def count(items: Iterable[tuple[Source, RawConversation | Bad]]) -> dict[str, int]:
+def count(items: Iterable[tuple[Source, Item]]) -> dict[str, int]:
     """Messages per sender, most first, then by name."""
     people = Counter(
-        m.sender for _, item in items if not isinstance(item, Bad) for m in item.messages if m.sender is not None
+        m.sender
+        for _, item in items
+        if not isinstance(item, Bad)
+        for m in item.messages
+        if not isinstance(m, Bad) and m.sender is not None and m.kind != SERVICE
     )
     return dict(sorted(people.items(), key=lambda pair: (-pair[1], pair[0])))
 
@@ -85,5 +89,16 @@ def assign(raw: RawConversation, names: frozenset[str]) -> list[Turn] | None:
         role = m.role if m.role is not None else USER
         if by_sender and role not in (SYSTEM, TOOL):
             role = ASSISTANT if m.sender in names else USER
-        turns.append(Turn(role, m.text.strip(), aside=None if m.train or role != ASSISTANT else "marked"))
+        turns.append(Turn(role, m.text.strip(), m.parts, _aside(m) if role == ASSISTANT else None, m.kind))
     return turns
+
+
+def is_own(message: RawMessage, names: frozenset[str]) -> bool:
+    """Whether a message of a chat is by the person: by name, or, without names, by its role."""
+    return message.sender in names if names else message.role == ASSISTANT
+
+
+def _aside(message: RawMessage) -> str | None:
+    if message.kind == FORWARDED:
+        return FORWARDED
+    return None if message.train else "marked"

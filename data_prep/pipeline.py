@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import cast
 
 from data_prep import filters, people, sessions, system_prompt
-from data_prep.files import OUTPUTS, QUARANTINE, find, read_all
+from data_prep.files import OUTPUTS, QUARANTINE, Reader, find
 from data_prep.report import CleanReport, Ledger
 from data_prep.sessions import Turn
-from data_prep.sources import Bad, RawConversation, Source
+from data_prep.sources import Bad, Item, RawChat, RawConversation, Source
 from data_prep.split import split
 from mlx_persona.config import CleanConfig
 from mlx_persona.errors import PersonaError
@@ -40,7 +40,7 @@ def list_people(config: CleanConfig) -> list[tuple[str, int]]:
     Raises:
         PersonaError: as :func:`clean` does for what it reads.
     """
-    return list(people.count(read_all(find(config), config.max_bad_lines)).items())
+    return list(people.count(Reader(find(config), config)).items())
 
 
 def clean(config: CleanConfig) -> CleanReport:
@@ -63,7 +63,7 @@ def clean(config: CleanConfig) -> CleanReport:
     notes = [f"skipped, no chat: {path}" for path in inputs.skipped]
     names: frozenset[str] = frozenset()
     if config.me or inputs.by_sender:
-        known = people.count(read_all(inputs, config.max_bad_lines))
+        known = people.count(Reader(inputs, config))
         if known and config.me:
             names = people.resolve(config.me, known)
         elif known and inputs.by_sender:
@@ -71,7 +71,7 @@ def clean(config: CleanConfig) -> CleanReport:
         elif config.me:
             notes.append("--me has no effect: the export has roles and no names; the assistant is the person")
     ledger = Ledger()
-    conversations = list(process(read_all(inputs, config.max_bad_lines), config, names, ledger))
+    conversations = list(process(Reader(inputs, config), config, names, ledger))
     ledger.check()
     if not conversations:
         raise _nothing_left(ledger, config)
@@ -89,11 +89,11 @@ def clean(config: CleanConfig) -> CleanReport:
 
 
 def process(
-    items: Iterable[tuple[Source, RawConversation | Bad]], config: CleanConfig, names: frozenset[str], ledger: Ledger
+    items: Iterable[tuple[Source, Item]], config: CleanConfig, names: frozenset[str], ledger: Ledger
 ) -> Iterator[Conversation]:
     """Clean conversations one by one, counting every message in the ledger."""
     seen: set[tuple[tuple[str, str], ...]] = set()
-    for source, item in items:
+    for source, item in _cut(items, config, names):
         if isinstance(item, Bad):
             ledger.quarantine(item)
             continue
@@ -115,12 +115,24 @@ def process(
         yield Conversation(messages, meta | item.meta)
 
 
+def _cut(
+    items: Iterable[tuple[Source, Item]], config: CleanConfig, names: frozenset[str]
+) -> Iterator[tuple[Source, RawConversation | Bad]]:
+    """Chats cut into conversations; everything else as it is."""
+    for source, item in items:
+        if isinstance(item, RawChat):
+            parts = sessions.cut(item, 60 * config.gap_minutes, lambda m: people.is_own(m, names))
+            yield from ((source, part) for part in parts)
+        else:
+            yield source, item
+
+
 def _clean_one(raw: RawConversation, config: CleanConfig, names: frozenset[str], ledger: Ledger) -> list[Turn]:
     """The turns that stay, without a system prompt; none when the conversation goes."""
-    ledger.read += len(raw.messages)
+    ledger.read += sum(m.parts for m in raw.messages)
     turns = people.assign(raw, names)
     if turns is None:
-        ledger.drop("not_in_conversation", (Turn("user", m.text.strip()) for m in raw.messages))
+        ledger.drop("not_in_conversation", (Turn("user", m.text.strip(), m.parts) for m in raw.messages))
         return []
     turns = ledger.sift(turns, filters.message_reason)
     turns = ledger.sift(turns, system_prompt.strip_reason)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlx_persona.errors import PersonaError
 from mlx_persona.settings import check, option
 
+CSV_COLUMNS = ("text", "sender", "time", "chat", "id", "answers")
 DEFAULT_MODEL = "mlx-community/Qwen2.5-7B-Instruct-4bit"
 MODEL_HELP = "base model: a local MLX directory, a Hugging Face repo, or a llama-family .gguf file"
 
@@ -21,6 +23,13 @@ class CleanConfig:
     me: tuple[str, ...] = option((), "whose replies to learn: the name or id in the export; repeatable")
     source: str = option(
         "auto", "format of the export", choices=("auto", "messages", "sharegpt", "completion", "chitchat")
+    )
+    groups: bool = option(False, "read iMessage group chats too")
+    columns: tuple[str, ...] = option(
+        (), "of a CSV file: text=NAME, and sender, time, chat, id or answers likewise; repeatable", flag="--column"
+    )
+    gap_minutes: float = option(
+        30.0, "a chat is cut into conversations where nobody writes for so long, in minutes", above=0.0
     )
     out: str = option("data/clean", "folder to write to")
     system_prompt: str = option("none", "'none' strips system prompts; any other text replaces them")
@@ -38,6 +47,13 @@ class CleanConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        for pair in self.columns:
+            key, _, name = pair.partition("=")
+            if key not in CSV_COLUMNS or not name:
+                raise PersonaError(
+                    f"--column must be one of {', '.join(CSV_COLUMNS)}, '=' and a column's name; got {pair!r}",
+                    "for example --column text=Message --column sender=Author",
+                )
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from data_prep.sources import chitchat, completion, messages, sharegpt
-from data_prep.sources.base import Bad, Head, RawConversation, RawMessage, Source
+from data_prep.sources.base import Bad, Item, RawChat, RawConversation, RawMessage, ReadOptions, Source
+from data_prep.sources.head import Head
 
-__all__ = ["SOURCES", "Bad", "Head", "RawConversation", "RawMessage", "Source", "by_name", "detect"]
+__all__ = [
+    "SOURCES",
+    "Bad",
+    "Head",
+    "Item",
+    "RawChat",
+    "RawConversation",
+    "RawMessage",
+    "ReadOptions",
+    "Source",
+    "by_name",
+    "detect",
+]
 
 # In the order in which they are tried. Chitchat looks at little of a file, so it goes first.
 SOURCES: tuple[Source, ...] = (chitchat, messages, sharegpt, completion)

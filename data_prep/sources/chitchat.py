@@ -10,19 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.sources.base import (
-    Bad,
-    Head,
-    RawConversation,
-    RawMessage,
-    Record,
-    UnusableError,
-    conversations,
-    plain_text,
-)
+from data_prep.sources.base import Item, RawConversation, RawMessage, ReadOptions, UnusableError, plain_text
+from data_prep.sources.head import Head
+from data_prep.sources.jsonfile import Record, conversations
 
 name = "chitchat"
 by_sender = True
+private = False
 
 
 def matches(head: Head) -> bool:
@@ -34,7 +28,7 @@ def matches(head: Head) -> bool:
     return all(isinstance(m, dict) and "sender" in m and "text" in m for m in bursts[0])
 
 
-def read(path: Path) -> Iterator[RawConversation | Bad]:
+def read(path: Path, options: ReadOptions) -> Iterator[Item]:
     """Every conversation of the export."""
     return conversations(path, _parse, members=True)
 

@@ -8,18 +8,19 @@ from pathlib import Path
 from data_prep.sources.base import (
     ASSISTANT,
     USER,
-    Bad,
-    Head,
+    Item,
     RawConversation,
     RawMessage,
-    Record,
+    ReadOptions,
     UnusableError,
-    conversations,
     plain_text,
 )
+from data_prep.sources.head import Head
+from data_prep.sources.jsonfile import Record, conversations
 
 name = "completion"
 by_sender = False
+private = False
 
 _KEYS = (("prompt", "completion"), ("instruction", "output"))
 
@@ -29,7 +30,7 @@ def matches(head: Head) -> bool:
     return any(any(isinstance(r.get(a), str) and isinstance(r.get(b), str) for a, b in _KEYS) for r in head.records)
 
 
-def read(path: Path) -> Iterator[RawConversation | Bad]:
+def read(path: Path, options: ReadOptions) -> Iterator[Item]:
     """Every pair of a JSON Lines file or a JSON array, as a conversation of two messages."""
     return conversations(path, lambda record: _parse(path, record))
 

@@ -12,20 +12,19 @@ from data_prep.sources.base import (
     SYSTEM,
     TOOL,
     USER,
-    Bad,
-    Head,
+    Item,
     RawConversation,
     RawMessage,
-    Record,
+    ReadOptions,
     UnusableError,
-    conversation_id,
-    conversations,
     plain_text,
-    turns_of,
 )
+from data_prep.sources.head import Head
+from data_prep.sources.jsonfile import Record, conversation_id, conversations, turns_of
 
 name = "messages"
 by_sender = False
+private = False
 
 _ROLES = {
     "system": SYSTEM,
@@ -49,7 +48,7 @@ def _fits(record: dict[str, Any]) -> bool:
     return isinstance(messages, list) and any(isinstance(m, dict) and "role" in m for m in messages)
 
 
-def read(path: Path) -> Iterator[RawConversation | Bad]:
+def read(path: Path, options: ReadOptions) -> Iterator[Item]:
     """Every conversation of a JSON Lines file or a JSON array."""
     return conversations(path, lambda record: _parse(path, record))
 

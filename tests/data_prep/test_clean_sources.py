@@ -287,7 +287,7 @@ def test_a_stale_quarantine_goes(jsonl: Write, run: Run) -> None:
 @pytest.mark.parametrize(
     ("text", "place"),
     [
-        ('[{"messages": []}\n {}]', ":2:2: not JSON (Expecting ']')"),
+        ('[{"messages": []}\n {}]', ":2:2: not JSON (Expecting ',')"),
         ('[{"messages": [{"role": "user"}]},\n', ":2:1: not JSON (Expecting value)"),
         ('[{"messages": [{"role": "user"}]}] x', ":1:36: not JSON (Extra data)"),
         ('{"messages": [{"role": "user"}\n', ":2:1: not JSON (Expecting ',' delimiter)"),
@@ -306,7 +306,7 @@ def test_paths_that_cannot_be_read(jsonl: Write, run: Run, tmp_path: Path) -> No
     for raw, message in (
         (str(tmp_path / "nowhere"), f"no such file or folder: {tmp_path / 'nowhere'}"),
         (jsonl(name="empty.jsonl"), f"{tmp_path / 'empty.jsonl'} is empty"),
-        (str(tmp_path / "hollow"), f"{tmp_path / 'hollow'} has no chats that I know in .jsonl or .json files"),
+        (str(tmp_path / "hollow"), f"{tmp_path / 'hollow'} has no chats that I know"),
         (
             jsonl({"a": 1, "b": 2}, name="odd.jsonl"),
             f"{tmp_path / 'odd.jsonl'} is of no format that I know: its first record has the keys a, b",
