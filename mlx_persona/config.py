@@ -197,7 +197,7 @@ class CardConfig:
     n: int = option(100, "held-out prompts to answer", minimum=10)
     loss_rows: int = option(64, "held-out rows for the loss, evenly spread", minimum=1)
     max_tokens: int = option(64, "longest reply, in tokens", minimum=1)
-    max_seq_length: int = option(512, "tokens per held-out conversation", minimum=16)
+    max_seq_length: int = option(512, "tokens per held-out conversation, and per prompt to answer", minimum=16)
     temperature: float = option(0.8, "sampling temperature (0: greedy)", minimum=0.0)
     top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
     batch_size: int = option(64, "replies written at once", minimum=1)

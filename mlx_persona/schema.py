@@ -7,6 +7,7 @@ an error names the file and the line (``train.jsonl:17``), so that it can be men
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from mlx_persona.files import write_text
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
+# What cleaning writes in place of personal data, [NAME_3]; training leaves it out of the loss.
+PLACEHOLDERS = ("NAME", "PHONE", "EMAIL", "ADDRESS", "CARD", "IBAN", "ID", "IP", "URL", "KEY", "COORD")
+PLACEHOLDER = re.compile(rf"\[(?:{'|'.join(PLACEHOLDERS)})_[0-9]+\]")
 _T = TypeVar("_T", "Conversation", "Pair")
 
 

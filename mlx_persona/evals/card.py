@@ -253,9 +253,6 @@ class _Scores:
     def _rendered(self, loaded: LoadedModel, name: str) -> tuple[list[Row], list[list[int]]]:
         """The rows to predict and the prompts to answer, which must be the same for every model."""
         length = self._config.max_seq_length
-        room = length - self._config.max_tokens
-        if room < 1:
-            raise PersonaError(f"max_seq_length must be > max_tokens ({self._config.max_tokens}), got {length}")
         renderer = Renderer(loaded.tokenizer, system=self._system)
         found = conversation_rows(self._conversations, renderer, length).rows
         rows = [found[i] for i in evenly(len(found), self._config.loss_rows)]
@@ -263,7 +260,7 @@ class _Scores:
             raise PersonaError(
                 f"no held-out conversation fits in {length} tokens", "allow more tokens (--max-seq-length)"
             )
-        prompts = [renderer.prompt(one.before, room) for one in self._asked]
+        prompts = [renderer.prompt(one.before, length) for one in self._asked]
         seen = [*(row.ids.tolist() for row in rows), *prompts]
         if self._seen is not None and seen != self._seen:
             raise PersonaError(f"candidates must share a tokenizer and a chat template, but those of {name} differ")

@@ -1,7 +1,7 @@
 """A conversation through the model's own chat template: token ids, and which of them are trained on.
 
 Every assistant turn (unless ``train`` is false) is trained on, its ending token included, and nothing
-else. A conversation that is too long loses its oldest turns whole, never the end of a reply.
+else; in it, the placeholders of personal data ([NAME_3]) are not. A conversation that is too long loses its oldest turns whole, never the end of a reply.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import processors
 
 from mlx_persona.errors import PersonaError
-from mlx_persona.schema import Message
+from mlx_persona.schema import PLACEHOLDER, Message
 from mlx_persona.tokens.templates import ChatTemplate, Span
 
 _REPLY = Message("assistant", "Reply")  # stands for the reply that a prompt asks for
@@ -186,15 +186,15 @@ class Renderer:
         return _Drawn(turns, spans, text, list(encoding.ids), offsets[:, 0], offsets[:, 1])
 
     def _mask(self, drawn: _Drawn) -> list[bool]:
-        if not self._mask_prompt:
-            return [True] * len(drawn.ids)
-        mask = np.zeros(len(drawn.ids), dtype=bool)
+        mask = np.full(len(drawn.ids), not self._mask_prompt)
         for turn, span in zip(drawn.turns, drawn.spans, strict=True):
-            if turn.role != "assistant" or not turn.train:
+            if turn.role != "assistant" or not turn.train or not self._mask_prompt:
                 continue
             if span.stop is None:
                 raise self._template.no_ending()
             mask |= (drawn.starts < span.stop) & (drawn.ends > span.asked)
+        for found in PLACEHOLDER.finditer(drawn.text):  # personal data stood there: nothing to learn to say
+            mask &= (drawn.starts >= found.end()) | (drawn.ends <= found.start())
         return [bool(flag) for flag in mask]
 
     def _fit(

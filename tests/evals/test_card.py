@@ -257,9 +257,13 @@ def test_labels_must_tell_the_columns_apart(labels: list[str], data: Path) -> No
         report_card(config(data), [Candidate(label, "nowhere") for label in labels], "")
 
 
-def test_a_reply_must_leave_room_for_its_prompt(tiny_model_dir: Path, data: Path) -> None:
-    with pytest.raises(PersonaError, match=r"max_seq_length must be > max_tokens \(64\), got 64"):
-        report_card(config(data, max_tokens=64, max_seq_length=64), [Candidate("base", str(tiny_model_dir))], "")
+def test_prompts_are_cut_to_the_length_of_a_row(tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]) -> None:
+    lengths = []
+    for limit in (512, 24):
+        report_card(config(data, max_seq_length=limit, max_tokens=64), [Candidate("base", str(tiny_model_dir))], "")
+        lengths.append([len(prompt) for prompt in asked[-1]["prompts"]])
+    assert lengths[1] != lengths[0]
+    assert max(lengths[1]) <= 24 < max(lengths[0])
 
 
 def test_candidates_of_different_tokenizers_are_not_compared(
