@@ -7,6 +7,7 @@ an error names the file and the line (``train.jsonl:17``), so that it can be men
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -60,7 +61,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Messages in the order in which they were said; ``meta`` is carried along, never trained on."""
+    """Messages in the order in which they were said; ``meta`` is carried along, never trained on.
+
+    ``meta["weight"]`` (default 1) is how often training draws the conversation, against the others.
+    """
 
     messages: tuple[Message, ...]
     meta: dict[str, Any] = field(default_factory=dict)
@@ -81,6 +85,9 @@ class Conversation:
         meta = cast(dict[str, Any], value).get("meta", {})
         if not isinstance(meta, dict):
             raise PersonaError(f"meta must be an object, got {type(meta).__name__}")
+        weight = meta.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+            raise PersonaError(f"meta.weight must be a number >= 0, got {weight!r}")
         return cls(tuple(Message.from_json(m) for m in messages), meta)
 
     @property

@@ -43,7 +43,8 @@ class SftSource:
 
     def __init__(self, train: Sequence[Row], held_out: Sequence[Row], config: SftConfig) -> None:
         self.train = train
-        self.plan = Plan(tuple(len(r.ids) for r in train), config.batch_size, config.seed)
+        lengths, weights = tuple(len(r.ids) for r in train), tuple(r.weight for r in train)
+        self.plan = Plan(lengths, config.batch_size, config.seed, weights)
         self._seed, self._dropout = config.seed, config.dropout > 0
         groups = ordered_batches([len(r.ids) for r in held_out], max(config.batch_size, 4))
         self._eval = [to_mx([held_out[i] for i in group]) for group in groups]

@@ -24,10 +24,14 @@ WINDOW = 16
 
 @dataclass(frozen=True)
 class Row:
-    """One conversation as tokens: ids (L,), and which of them are training targets (L,)."""
+    """One conversation as tokens: ids (L,), which of them are training targets (L,), and how often it is drawn.
+
+    A row of ``weight`` 2 comes twice as often as one of weight 1, and one of weight 0 never.
+    """
 
     ids: NDArray[np.int32]
     mask: NDArray[np.bool_]
+    weight: float = 1.0
 
     @property
     def targets(self) -> int:
@@ -35,9 +39,9 @@ class Row:
         return int(self.mask[1:].sum())
 
 
-def make_row(ids: Sequence[int], mask: Sequence[bool]) -> Row:
+def make_row(ids: Sequence[int], mask: Sequence[bool], weight: float = 1.0) -> Row:
     """A row from plain lists."""
-    return Row(np.asarray(ids, np.int32), np.asarray(mask, np.bool_))
+    return Row(np.asarray(ids, np.int32), np.asarray(mask, np.bool_), weight)
 
 
 def _up(n: int, step: int) -> int:
@@ -88,11 +92,16 @@ def row_keys(seed: int, epoch: int, update: int, rows: Sequence[int]) -> NDArray
 
 @dataclass(frozen=True)
 class Plan:
-    """Which rows make up micro-batch number n, for every n >= 0; epochs follow one another."""
+    """Which rows make up micro-batch number n, for every n >= 0; epochs follow one another.
+
+    An epoch has as many places as there are rows. Where ``weights`` are given and not all alike, they are
+    shared out by weight: over the epochs, a row comes weight / mean(weights) times per epoch.
+    """
 
     lengths: tuple[int, ...]
     batch_size: int
     seed: int
+    weights: tuple[float, ...] = ()
 
     @property
     def per_epoch(self) -> int:
@@ -100,9 +109,15 @@ class Plan:
         return -(-len(self.lengths) // self.batch_size)
 
     def epoch(self, epoch: int) -> list[tuple[int, ...]]:
-        """The micro-batches of one epoch, as row numbers: each row exactly once."""
+        """The micro-batches of one epoch, as row numbers: each row exactly once, or by its weight."""
         rng = np.random.Generator(np.random.Philox(key=[self.seed, epoch]))
         order = rng.permutation(len(self.lengths))
+        if len(set(self.weights)) > 1:
+            # Systematic sampling: each row gets its share rounded up or down, never more off than that.
+            summed = np.cumsum(np.asarray(self.weights, np.float64)[order])
+            places = (np.arange(len(order)) + rng.random()) * (summed[-1] / len(order))
+            drawn = np.searchsorted(summed, places, side="right")
+            order = rng.permutation(order[np.minimum(drawn, len(order) - 1)])  # rounding may lead past the end
         window = WINDOW * self.batch_size
         batches: list[tuple[int, ...]] = []
         for start in range(0, len(order), window):

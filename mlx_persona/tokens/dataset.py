@@ -86,7 +86,7 @@ def windows(messages: tuple[Message, ...], renderer: Renderer, max_tokens: int) 
 
 
 def conversation_rows(conversations: Iterable[Conversation], renderer: Renderer, max_tokens: int) -> Rows:
-    """Rows for SFT; without ``mask_prompt`` every token of a row is a target."""
+    """Rows for SFT, each as often as its conversation's ``meta["weight"]`` says."""
     rows: list[Row] = []
     count = split = cut = defused = 0
     for conversation in conversations:
@@ -95,7 +95,8 @@ def conversation_rows(conversations: Iterable[Conversation], renderer: Renderer,
         cut += lost
         split += max(0, len(parts) - 1)
         defused += max((p.defused for p in parts), default=0)
-        rows += [row for row in (make_row(p.ids, p.mask) for p in reversed(parts)) if row.targets]
+        weight = float(conversation.meta.get("weight", 1.0))
+        rows += [row for row in (make_row(p.ids, p.mask, weight) for p in reversed(parts)) if row.targets]
     return Rows(tuple(rows), count, split, cut, defused)
 
 

@@ -1,7 +1,8 @@
 """A conversation through the model's own chat template: token ids, and which of them are trained on.
 
 Every assistant turn (unless ``train`` is false) is trained on, its ending token included, and nothing
-else; in it, the placeholders of personal data ([NAME_3]) are not. A conversation that is too long loses its oldest turns whole, never the end of a reply.
+else; the placeholders of personal data in it ([NAME_3]) are not. A conversation that is too long loses
+its oldest turns whole, never the end of a reply.
 """
 
 from __future__ import annotations

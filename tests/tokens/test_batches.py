@@ -88,6 +88,30 @@ def test_micro_batches_can_be_asked_for_in_any_order(numbers: list[int], size: i
     assert [plan.micro_batch(n) for n in numbers] == [sequence[n] for n in numbers]
 
 
+@given(
+    weights=st.lists(st.floats(0, 5), min_size=1, max_size=60).filter(lambda w: sum(w) > 0.1),
+    size=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_an_epoch_shares_its_places_out_by_weight(weights: list[float], size: int, seed: int) -> None:
+    """Every row comes its share of the places, rounded up or down; equal weights are no weights."""
+    lengths = tuple(range(1, len(weights) + 1))
+    plan = Plan(lengths, size, seed, tuple(weights))
+    drawn = np.bincount([i for batch in plan.epoch(2) for i in batch], minlength=len(weights))
+    share = np.asarray(weights) * len(weights) / sum(weights)
+    assert drawn.sum() == len(weights)
+    assert len(plan.epoch(2)) == plan.per_epoch
+    assert np.all(np.abs(drawn - share) < 1 + 1e-9)
+    assert np.all(drawn[share == 0] == 0)
+    assert Plan(lengths, size, seed, (2.5,) * len(weights)).epoch(1) == Plan(lengths, size, seed).epoch(1)
+
+
+def test_over_epochs_a_row_comes_as_often_as_its_weight() -> None:
+    plan = Plan((5, 5, 5, 5), 2, 0, (1.0, 0.5, 2.0, 0.1))
+    drawn = np.bincount([i for epoch in range(3000) for batch in plan.epoch(epoch) for i in batch])
+    assert drawn / drawn.sum() == pytest.approx(np.array([1.0, 0.5, 2.0, 0.1]) / 3.6, abs=0.01)
+
+
 def test_batches_hold_rows_of_like_length() -> None:
     rng = np.random.default_rng(0)
     lengths = rng.integers(10, 500, 4 * WINDOW * 8)
