@@ -24,10 +24,10 @@ from mlx_persona.config import CleanConfig
 from mlx_persona.errors import PersonaError
 
 SUFFIXES = (".jsonl", ".json", ".txt", ".zip", ".db", ".mbox", ".csv")
-QUARANTINE = "quarantine.jsonl"
+QUARANTINE, REDACTIONS = "quarantine.jsonl", "redactions.jsonl"
 _Counted = TypeVar("_Counted", RawConversation | Bad, RawMessage | Bad)
 # What a cleaning writes, the report last.
-OUTPUTS = ("train.jsonl", "valid.jsonl", "test.jsonl", QUARANTINE, "report.json")
+OUTPUTS = ("train.jsonl", "valid.jsonl", "test.jsonl", QUARANTINE, REDACTIONS, "report.json")
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,7 +76,7 @@ def listing(people: dict[str, int]) -> str:
 def assign(raw: RawConversation, names: frozenset[str]) -> list[Turn] | None:
     """The messages as turns with roles: ME is the assistant and everybody else the user.
 
-    Roles that the export gives are taken as they are, unless ``names`` are known and its messages carry names.
+    Roles that the export gives are taken as they are, unless ``names`` are known and a message carries a name.
 
     Returns:
         One turn per message, or None when senders decide and none of them is ME.

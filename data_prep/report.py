@@ -37,6 +37,7 @@ class CleanReport:
     person: dict[str, Any]  # names, replies (joined turns judged), short_share (under min_chars)
     set_aside: dict[str, int]  # reason -> own messages that stay as context
     examples: dict[str, list[str]]  # reason -> the beginnings of a few messages
+    leaked: int | None  # held-out replies that are nearly one that is trained on; None where nobody looked
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +63,12 @@ class Ledger:
         """A line that cannot be read."""
         self.read += 1
         self.bad.append(bad)
+
+    def count_replies(self, own: Iterable[Turn], min_chars: int) -> None:
+        """The person's turns, and how many of them are short."""
+        for turn in own:
+            self.replies += 1
+            self.short += len(turn.text) < min_chars
 
     def drop(self, reason: str, turns: Iterable[Turn]) -> None:
         """Turns that go, for one reason."""
@@ -110,6 +117,8 @@ class Ledger:
         out: str,
         sources: dict[str, int],
         names: list[str],
+        redacted: dict[str, int],
+        leaked: int | None,
         notes: list[str],
     ) -> CleanReport:
         """The report, after the last message."""
@@ -120,7 +129,8 @@ class Ledger:
             dropped=self.by_reason(),
             quarantined=len(self.bad),
             splits={name: _sizes(conversations) for name, conversations in splits.items()},
-            redacted={},
+            redacted=redacted,
+            leaked=leaked,
             seconds=round(seconds, 3),
             out=out,
             sources=sources,

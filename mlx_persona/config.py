@@ -10,6 +10,10 @@ from dataclasses import dataclass
 from mlx_persona.errors import PersonaError
 from mlx_persona.settings import check, option
 
+SOURCES = (
+    *("whatsapp", "telegram", "imessage", "discord", "slack", "meta", "mbox", "agent"),
+    *("csv", "chitchat", "messages", "sharegpt", "completion"),
+)
 CSV_COLUMNS = ("text", "sender", "time", "chat", "id", "answers")
 DEFAULT_MODEL = "mlx-community/Qwen2.5-7B-Instruct-4bit"
 MODEL_HELP = "base model: a local MLX directory, a Hugging Face repo, or a llama-family .gguf file"
@@ -21,9 +25,7 @@ class CleanConfig:
 
     raw: tuple[str, ...] = option((), "files or folders to read", hidden=True)
     me: tuple[str, ...] = option((), "whose replies to learn: the name or id in the export; repeatable")
-    source: str = option(
-        "auto", "format of the export", choices=("auto", "messages", "sharegpt", "completion", "chitchat")
-    )
+    source: str = option("auto", "format of the export", choices=("auto", *SOURCES))
     groups: bool = option(False, "read iMessage group chats too")
     columns: tuple[str, ...] = option(
         (), "of a CSV file: text=NAME, and sender, time, chat, id or answers likewise; repeatable", flag="--column"
@@ -33,7 +35,30 @@ class CleanConfig:
     )
     out: str = option("data/clean", "folder to write to")
     system_prompt: str = option("none", "'none' strips system prompts; any other text replaces them")
+    since: str = option("", "only conversations that begin on this day or later (2024-01-31)")
+    until: str = option("", "only conversations that begin on this day or earlier")
     min_chars: int = option(10, "shorter replies are not trained on (0 keeps all), in characters", minimum=0)
+    max_chars: int = option(4000, "longer replies are not trained on (0 keeps all), in characters", minimum=0)
+    drop_links: bool = option(
+        True, "replies of nothing but links are not trained on", flag="--drop-links/--keep-links"
+    )
+    drop_code: bool = option(True, "pasted code and logs are not trained on", flag="--drop-code/--keep-code")
+    languages: tuple[str, ...] = option(
+        (), "only replies that may be in this language, by its ISO 639-1 code (en); repeatable", flag="--language"
+    )
+    near_duplicates: float = option(
+        0.8, "replies more alike than this (Jaccard, 0.5 to 1) are learned once (0: off)", minimum=0.0, maximum=1.0
+    )
+    max_per_contact: int = option(0, "learn at most the latest N replies of each chat (0: all)", minimum=0)
+    half_life_days: float = option(
+        0.0, "a conversation this many days older is drawn half as often in training (0: all alike)", minimum=0.0
+    )
+    redact: str = option(
+        "auto",
+        "personal data becomes placeholders; auto: for messengers, mail and agent logs",
+        choices=("auto", "on", "off"),
+    )
+    region: str = option("", "country of phone numbers without a country code, as US or DE (default: guessed)")
     meta_patterns: tuple[str, ...] = option(
         ("[Request interrupted", "[No response", "No response requested"),
         "replies that contain one of these are not trained on",
@@ -47,6 +72,8 @@ class CleanConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if 0 < self.near_duplicates < 0.5:
+            raise PersonaError(f"near_duplicates must be 0 or 0.5 to 1, got {self.near_duplicates:g}")
         for pair in self.columns:
             key, _, name = pair.partition("=")
             if key not in CSV_COLUMNS or not name:

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from data_prep.sources import chitchat, completion, messages, sharegpt
+from data_prep.sources import (
+    agent,
+    chitchat,
+    completion,
+    csvfile,
+    discord,
+    imessage,
+    mbox,
+    messages,
+    meta,
+    sharegpt,
+    slack,
+    telegram,
+    whatsapp,
+)
 from data_prep.sources.base import Bad, Item, RawChat, RawConversation, RawMessage, ReadOptions, Source
 from data_prep.sources.head import Head
 
@@ -20,8 +34,11 @@ __all__ = [
     "detect",
 ]
 
-# In the order in which they are tried. Chitchat looks at little of a file, so it goes first.
-SOURCES: tuple[Source, ...] = (chitchat, messages, sharegpt, completion)
+# In the order in which they are tried: what looks at little of a file, or is sure of itself, goes first.
+SOURCES: tuple[Source, ...] = (
+    *(imessage, chitchat, discord, telegram, meta, slack),
+    *(messages, sharegpt, completion, agent, whatsapp, mbox, csvfile),
+)
 
 
 def by_name(name: str) -> Source:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.sources.head import Head
 
 SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
-# Why a message is nothing that somebody wrote; FORWARDED is what somebody else wrote.
+# Why a message is nothing that somebody wrote; FORWARDED is what somebody else wrote; GROUP is what an importer
+# leaves out, with everything else in a group, unless asked for it.
 SERVICE, DELETED, MEDIA, REACTION, FORWARDED = "service", "deleted", "media", "reaction", "forwarded"
+GROUP = "group"
 QUOTE_CHARS = 200
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -30,8 +34,8 @@ class RawMessage:
         time: Unix seconds, or None where the export has no clock.
         id: by which other messages of the same chat may answer it.
         answers: the ``id`` of the message that this one quotes, or under which it is threaded.
-        kind: None for what somebody wrote, else SERVICE, DELETED, MEDIA (and no words with it), REACTION or
-            FORWARDED.
+        kind: None for what somebody wrote, else SERVICE, DELETED, MEDIA (and no words with it), REACTION,
+            FORWARDED or GROUP.
         parts: 1, or 0 for a copy of a message that is counted in another place.
     """
 
@@ -135,3 +139,26 @@ def plain_text(value: object, name: str) -> str:
     if _SURROGATE.search(value):
         raise UnusableError(f"{name} is not valid Unicode (half of a surrogate pair)")
     return value
+
+
+def oldest_first(found: Iterable[RawMessage | Bad]) -> list[RawMessage | Bad]:
+    """Messages by their times, in their order where these are equal; what has no time comes first."""
+
+    def time(item: RawMessage | Bad) -> float:
+        return item.time if isinstance(item, RawMessage) and item.time is not None else -math.inf
+
+    return sorted(found, key=time)
+
+
+def iso_time(value: object, name: str) -> float:
+    """Unix seconds of an ISO 8601 date and time. Without a zone it is UTC: only differences matter.
+
+    Raises:
+        UnusableError: not a string, or no such date.
+    """
+    text = plain_text(value, name)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UnusableError(f"{name} must be an ISO 8601 time, got {text[:40]!r}") from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import dataclass
@@ -9,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data_prep.sources.tree import Tree, open_tree
+from data_prep.sources.jsonstream import JsonStream
+from data_prep.sources.tree import Tree, denied, open_tree
 from mlx_persona.errors import PersonaError
 
 HEAD_BYTES = 1 << 20
@@ -42,6 +44,8 @@ class Head:
         try:
             with path.open("rb") as file:
                 data = file.read(HEAD_BYTES) + file.readline(HEAD_BYTES)
+        except PermissionError as error:
+            raise denied(path, error.strerror) from error
         except OSError as error:
             raise PersonaError(f"cannot read {path}: {error.strerror}") from error
         return cls(path, _text(data))
@@ -51,6 +55,10 @@ class Head:
         assert self.tree is not None
         with self.tree.open(name) as file:
             return Head(self.path / name, _text(file.read(HEAD_BYTES)))
+
+    def stream(self) -> JsonStream:
+        """A cursor at the beginning of the text, for JSON too long to be whole in it: PersonaError where it ends."""
+        return JsonStream(io.BytesIO(self.text.encode()), str(self.path))
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:

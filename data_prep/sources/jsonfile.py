@@ -10,11 +10,13 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from data_prep.sources.base import QUOTE_CHARS, Bad, RawConversation, UnusableError, plain_text
 from data_prep.sources.head import is_json
 from data_prep.sources.jsonstream import JsonStream
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,22 @@ def records(path: Path) -> Iterator[Record | Bad]:
     if not is_json(first.decode("utf-8-sig", errors="replace")):
         return _only(path)
     return _lines(path)
+
+
+def parsed(stream: JsonStream, file: str, parse: Callable[[object], Parsed]) -> Iterator[Parsed | Bad]:
+    """The elements of the array that comes next, each parsed; what ``parse`` finds unusable becomes a bad line.
+
+    Args:
+        stream: stands before the array.
+        file: what to call it in bad lines.
+        parse: makes something of an element, or raises UnusableError.
+    """
+    for _ in stream.elements():
+        record = _record(stream)
+        try:
+            yield parse(record.value)
+        except UnusableError as error:
+            yield Bad(file, record.line, str(error), record.text)
 
 
 def _lines(path: Path) -> Iterator[Record | Bad]:

@@ -45,6 +45,9 @@ class JsonStream:
 
     def peek(self) -> str:
         """The first character of what comes next, empty at the end."""
+        next_one = self._text[self._at : self._at + 1]
+        if next_one and next_one not in " \t\r\n":  # called often where it already stands
+            return next_one
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # type: ignore[union-attr]
             if self._at < len(self._text) or not self._more(_CHUNK):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.report import CleanReport
+from data_prep.sources import Bad, Head, RawMessage, ReadOptions, Source
+from mlx_persona.errors import PersonaError
 from mlx_persona.schema import Conversation, read_conversations
 
 ANNA = "aaaaaaaa-0000-4000-8000-000000000001"
@@ -52,3 +56,38 @@ def bursts(start: str, *said: tuple[str, str]) -> dict[str, Any]:
         else:
             out.append([message])
     return {"prompt": "Speak about food.", "ratings": {}, "start": "2018-05-09T00:00:00Z", "messages": out}
+
+
+def read_all(source: Source, path: Path) -> tuple[dict[str, list[RawMessage]], list[Bad]]:
+    """Every chat of an export by its id, in order, and all bad lines."""
+    chats: dict[str, list[RawMessage]] = {}
+    bad: list[Bad] = []
+    for item in source.read(path, ReadOptions()):
+        if isinstance(item, Bad):
+            bad.append(item)
+            continue
+        found = list(item.messages)
+        bad += [m for m in found if isinstance(m, Bad)]
+        chats.setdefault(item.id, []).extend(m for m in found if isinstance(m, RawMessage))
+    return chats, bad
+
+
+def zipped(path: Path, files: Mapping[str, str | bytes]) -> Path:
+    """A zip with these files."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def survives(source: Source, path: Path) -> None:
+    """Whatever the bytes: nothing but text that can be written, bad lines, or an error for the user comes out."""
+    source.matches(Head.of(path))
+    try:
+        chats, bad = read_all(source, path)
+    except PersonaError:
+        return
+    for found in chats.values():
+        assert all(isinstance(m.time, float | None) for m in found)
+        "".join(m.text + (m.sender or "") + (m.id or "") + (m.answers or "") for m in found).encode()
+    "".join([*chats, *(b.reason + b.text for b in bad)]).encode()

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import sources
-from data_prep.pipeline import process
+from data_prep.files import Inputs
+from data_prep.pipeline import Cleaning, process
 from data_prep.report import Ledger
 from data_prep.sources import Bad, RawConversation, RawMessage
 from data_prep.split import chronological, sizes, split, timestamp
@@ -190,9 +191,10 @@ def test_every_message_is_accounted_for_and_what_stays_is_sound(
         (sources.messages, Bad("f", i, "r", "t") if raw is None else RawConversation(str(i), tuple(raw)))
         for i, raw in enumerate(raws)
     ]
-    ledger = Ledger()
     config = CleanConfig(min_chars=min_chars, system_prompt=prompt)
-    out = list(process(items, config, me, ledger))
+    first = Cleaning(config, Inputs((), ()), me)
+    out = process(items, first)
+    ledger = first.ledger
     ledger.check()
     assert ledger.read == sum(1 if raw is None else len(raw) for raw in raws)
     assert len({tuple((m.role, m.content) for m in c.messages) for c in out}) == len(out)
@@ -209,10 +211,9 @@ def test_every_message_is_accounted_for_and_what_stays_is_sound(
         RawConversation("x", tuple(RawMessage(m.content, m.role, train=m.train) for m in c.messages), meta=c.meta)
         for c in out
     ]
-    twice = Ledger()
-    config = CleanConfig(min_chars=0, system_prompt=prompt)
-    assert list(process([(sources.messages, r) for r in again], config, frozenset(), twice)) == out
-    assert set(twice.dropped) <= {"system_prompt"}
+    second = Cleaning(CleanConfig(min_chars=0, system_prompt=prompt), Inputs((), ()))
+    assert process([(sources.messages, r) for r in again], second) == out
+    assert set(second.ledger.dropped) <= {"system_prompt"}
 
 
 def test_a_lost_message_is_noticed() -> None:

@@ -1,0 +1,147 @@
+"""Texts with placeholders for personal data, and an account of them without clear text."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TypedDict
+
+from data_prep.redact import numbers, phones
+from data_prep.redact.keys import keys
+from data_prep.redact.names import NameFinder
+from data_prep.redact.places import addresses, coordinates
+from data_prep.redact.spans import Span, blanked
+from data_prep.redact.web import emails, ips, urls
+
+TYPES = ("NAME", "PHONE", "EMAIL", "ADDRESS", "CARD", "IBAN", "ID", "IP", "URL", "KEY", "COORD")
+PLACEHOLDER = re.compile(r"\[[A-Z]+_\d+\]")
+SALT_BYTES = 32
+
+_DIGIT = re.compile(r"\d")
+_LONG = 24
+# One look decides which detectors run; most messages need none.
+_TRIGGER = re.compile(
+    rf"\d|@|://|www\.|\w\.\w+/|\S{{{_LONG}}}|-----BEGIN|[(\[{{]\s?(?:at|ät|arroba)\b|\bdot\b|\b(?:pass|pw|mdp|mot de|kennw|contrase|clave"
+    r"|senha|wachtw|lösen|has[łl]o|şifre|пароль|pin|puk|otp|tan|parola|token|secret|bearer|basic)|key|code|credential"
+    r"|密|パスワード|비밀번호",
+    re.I,
+)
+
+
+class AuditRow(TypedDict):
+    """One placeholder: what it stands for only as a hash with a salt that nobody keeps."""
+
+    type: str
+    placeholder: str
+    sha256: str
+    count: int
+
+
+class Redactor:
+    """Replaces personal data by typed placeholders: one value has one number, by order of first appearance.
+
+    Args:
+        names: the senders of the export; ids and numbers among them are no names, but tell the countries.
+        own: the person's own names, which stay.
+        region: two letters of the country whose national phone numbers are meant; None to guess it.
+
+    Raises:
+        PersonaError: phonenumbers or python-stdnum is missing, or there is no such region.
+    """
+
+    def __init__(self, names: Iterable[str], own: Iterable[str] = (), region: str | None = None) -> None:
+        numbers.need()
+        phones.need()
+        people = list(names)
+        self._names = NameFinder(people, own)
+        self._phones = phones.PhoneFinder(people, region)
+        self._numbers: dict[tuple[str, str], int] = {}
+        self._last: Counter[str] = Counter()
+        self._uses: Counter[tuple[str, str]] = Counter()
+        self._salt = secrets.token_bytes(SALT_BYTES)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Replacements so far, by type."""
+        total: Counter[str] = Counter()
+        for (kind, _), n in self._uses.items():
+            total[kind] += n
+        return total
+
+    def redact(self, text: str) -> str:
+        """The text with ``[TYPE_n]`` for personal data. What looks like a placeholder already stays."""
+        spans = self._spans(text)
+        if not spans:
+            return text
+        parts, at = [], 0
+        for span in sorted(spans, key=lambda s: s.start):
+            parts += [text[at : span.start], self._placeholder(span)]
+            at = span.end
+        return "".join([*parts, text[at:]])
+
+    def audit(self) -> list[AuditRow]:
+        """Every placeholder given so far, with a salted hash of what it stands for, and how often."""
+        return [
+            {
+                "type": kind,
+                "placeholder": f"[{kind}_{n}]",
+                "sha256": hashlib.sha256(self._salt + f"{kind}\0{value}".encode("utf-8", "surrogatepass")).hexdigest(),
+                "count": self._uses[kind, value],
+            }
+            for (kind, value), n in self._numbers.items()
+        ]
+
+    def _placeholder(self, span: Span) -> str:
+        key = (span.type, span.value)
+        if key not in self._numbers:
+            self._last[span.type] += 1
+            self._numbers[key] = self._last[span.type]
+        self._uses[key] += 1
+        return f"[{span.type}_{self._numbers[key]}]"
+
+    def _spans(self, text: str) -> list[Span]:
+        """What is found, none over another: what detectors find first hides it from later ones."""
+        if _TRIGGER.search(text) is None:
+            return self._names.find(text) if "[" not in text else self._in_view(text, [], _kept(text))
+        kept = _kept(text)
+        spans: list[Span] = []
+        links = []
+        for start, end, secret in urls(blanked(text, kept)):
+            if secret:
+                _take(spans, [Span(start, end, "URL", text[start:end])], kept)
+            else:
+                links.append((start, end))
+        view = _view(text, spans, kept)
+        _take(spans, emails(view), kept)
+        _take(spans, keys(_view(text, spans, [*kept, *links])), kept)
+        if _DIGIT.search(text):
+            _take(spans, coordinates(_view(text, spans, kept)), kept)
+            _take(spans, ips(_view(text, spans, kept)), kept)
+            for find in (numbers.ibans, numbers.cards, numbers.ids, self._phones.find, addresses):
+                _take(spans, find(_view(text, spans, [*kept, *links])), kept)
+        return self._in_view(text, spans, kept)
+
+    def _in_view(self, text: str, spans: list[Span], kept: list[tuple[int, int]]) -> list[Span]:
+        return spans + self._names.find(_view(text, spans, kept))
+
+
+def _kept(text: str) -> list[tuple[int, int]]:
+    """Where placeholders stand already."""
+    return [m.span() for m in PLACEHOLDER.finditer(text)]
+
+
+def _view(text: str, spans: list[Span], kept: list[tuple[int, int]]) -> str:
+    """The text without what was found."""
+    places = [(s.start, s.end) for s in spans] + kept
+    return blanked(text, places) if places else text
+
+
+def _take(spans: list[Span], found: Iterable[Span] | Iterator[Span], kept: list[tuple[int, int]]) -> None:
+    """Add what lies over nothing that was found before."""
+    for span in found:
+        taken = [(s.start, s.end) for s in spans] + kept
+        if not any(start < span.end and span.start < end for start, end in taken):
+            spans.append(span)
