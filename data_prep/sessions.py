@@ -66,7 +66,7 @@ def cut(chat: RawChat, gap: float, own: Callable[[RawMessage], bool]) -> Iterato
                 held, here = [], set()
             latest = message.time
         asked = known.get(message.answers) if message.answers is not None and message.answers not in here else None
-        if asked is not None and own(message):
+        if asked is not None and asked.kind is None and own(message) and not own(asked):
             yield made((replace(asked, parts=0), message))
         else:
             held.append(message)

@@ -253,6 +253,17 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
+class CleanBenchConfig:
+    """Cleaning against a bare json.loads pass over the same file."""
+
+    messages: int = option(1_000_000, "size of the file, in messages", minimum=1000)
+    seed: int = option(0, "fixes which real messages stand where", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class ShowConfig:
     """A conversation with the trained tokens coloured."""
 

@@ -14,6 +14,8 @@ from typing import BinaryIO
 from mlx_persona.errors import PersonaError
 
 _CHUNK = 1 << 16
+# No token but a string or a number is longer; one that the end of the text cuts in two is no error yet.
+_TOKEN = 16
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 
@@ -71,7 +73,7 @@ class JsonStream:
                 raise PersonaError(f"{self._name}:{self.line}: not JSON (nested too deeply)") from None
             except json.JSONDecodeError as error:
                 # What is broken in its middle, and not at the end of what was read, stays broken.
-                near = len(self._text) - error.pos < _CHUNK // 2
+                near = len(self._text) - error.pos < _TOKEN
                 in_string = error.msg.startswith("Unterminated string")  # its position is where it began
                 if not ((near or in_string) and self._more(size)):
                     raise self._error(error.msg, error.pos) from None

@@ -6,7 +6,7 @@ import click
 
 from mlx_persona import ui
 from mlx_persona.cli.options import command
-from mlx_persona.config import BenchConfig, CardConfig, DoctorConfig
+from mlx_persona.config import BenchConfig, CardConfig, CleanBenchConfig, DoctorConfig
 
 
 def _eval(config: CardConfig, as_json: bool) -> None:
@@ -28,6 +28,18 @@ def _bench(config: BenchConfig, as_json: bool) -> None:
         ui.json_out(result.to_json())
         return
     ui.table_out("Training step, ours against stock mlx-lm", *result.table())
+
+
+def _bench_clean(config: CleanBenchConfig, as_json: bool) -> None:
+    from data_prep.bench import bench_clean
+    from mlx_persona.models.embedded import fetch_conversations
+
+    result = bench_clean(config, fetch_conversations())
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    columns = ["pass", "seconds", "us per message", "x json.loads", "peak MB", "limit", "limit"]
+    ui.table_out(f"Cleaning {result.messages:,} messages", columns, result.rows())
 
 
 def _doctor(config: DoctorConfig, as_json: bool) -> None:
@@ -53,5 +65,8 @@ def _doctor(config: DoctorConfig, as_json: bool) -> None:
 commands: dict[str, click.Command] = {
     "eval": command("eval", CardConfig, _eval, "The report card: base, SFT, DPO and fused beside the real person."),
     "bench": command("bench", BenchConfig, _bench, "Measure our training step against stock mlx-lm's, here and now."),
+    "bench-clean": command(
+        "bench-clean", CleanBenchConfig, _bench_clean, "Measure cleaning against a bare json.loads pass, here and now."
+    ),
     "doctor": command("doctor", DoctorConfig, _doctor, "Measure what this machine can do, and say what to mend."),
 }
