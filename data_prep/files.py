@@ -20,14 +20,14 @@ from data_prep.sources import (
     by_name,
     detect,
 )
+from data_prep.sources.base import SUFFIXES
 from mlx_persona.config import CleanConfig
 from mlx_persona.errors import PersonaError
 
-SUFFIXES = (".jsonl", ".json", ".txt", ".zip", ".db", ".mbox", ".csv")
 QUARANTINE, REDACTIONS = "quarantine.jsonl", "redactions.jsonl"
 _Counted = TypeVar("_Counted", RawConversation | Bad, RawMessage | Bad)
 # What a cleaning writes, the report last.
-OUTPUTS = ("train.jsonl", "valid.jsonl", "test.jsonl", QUARANTINE, REDACTIONS, "report.json")
+OUTPUTS = ("train.jsonl", "valid.jsonl", "test.jsonl", QUARANTINE, REDACTIONS, "report.html", "report.json")
 
 
 @dataclass(frozen=True, slots=True)

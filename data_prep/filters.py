@@ -29,6 +29,7 @@ _URL = re.compile(
 )
 
 _LEVELS = ("TRACE", "DEBUG", "INFO", "NOTICE", "WARN", "ERROR", "FATAL", "CRITICAL")
+_LEVEL = f"(?:{'|'.join(_LEVELS)})(?:ING)?"
 # Nobody says such a line.
 _SURELY_CODE = re.compile(
     rf"""\s*(?:
@@ -36,15 +37,15 @@ _SURELY_CODE = re.compile(
     | at\ (?:async\ )?[\w$<>/@-]+(?:\.[\w$<>\[\]-]+)+\ ?\(  |  at\ .*:\d+:\d+\)?$
     | (?:Caused\ by:\ )?(?:(?:[a-z]\w*\.)+[A-Z]\w*|[A-Z]\w+)(?:Error|Exception)\b(?::|$)
     | thread\ '.*'\ panicked\ at  |  goroutine\ \d+\ \[  |  \#\d+\s+0x[0-9a-f]
-    | \W{{0,2}}(?:\d{{4}}[-/.]\d\d[-/.]\d\d[T ])?\d\d:\d\d:\d\d\S*\W.*\b(?:{"|".join(_LEVELS)})(?:ING)?\b
+    | \W{{0,2}}(?:\d{{4}}[-/.]\d\d[-/.]\d\d[T ])?\d\d:\d\d:\d\d\S*(?:\ +\S+){{0,2}}?\ +\S*?\b{_LEVEL}\b
     | [A-Z][a-z]{{2}}\ [\ \d]\d\ \d\d:\d\d:\d\d\ \S+\ [\w.-]+\[\d+\]:
     | diff\ --git[ ]  |  @@\ -\d+(?:,\d+)?\ \+\d  |  (?:---|\+\+\+)\ [ab]/
     | \#\s*(?:include\s*[<"]|define\ \w|ifn?def\ |pragma\ )  |  \#!/  |  <\?(?:xml|php)\b  |  <!DOCTYPE\b
     | (?:async\ )?def\ \w+\s?\(.*\).*:  |  (?:export\ |async\ )*function\b\s*\w*\s?\(.*\{{
-    | (?:public|private|protected|static)\ [\w<>\[\],\ ]+[({{]
+    | (?:public|private|protected|static)\ [\w<>\[\],\ ]+(?:\(.*\).*[{{;]|\{{)$
     | [\[{{][\s\[{{]*"[^"]*"\s*:
     | SELECT\ .*\ FROM[ ]  |  (?:INSERT\ INTO|CREATE\ TABLE|DELETE\ FROM)\ \w  |  UPDATE\ \w+\ SET[ ]
-    | [\w-]+@[\w.-]+:\S*[$\#][ ]
+    | [\w-]+@[\w.-]+:\S*[$\#](?:\ |$)
     )""",
     re.VERBOSE,
 )
@@ -65,7 +66,7 @@ _MAYBE_CODE = re.compile(
     re.VERBOSE,
 )
 # Every dump has one of these somewhere; most speech has none, and is done with quickly.
-_TRACES = ("{", "[", "(", ";", "=", "<", "`", "$ ", ">>>", "@@", "import ", "Error", "Exception", "panicked", *_LEVELS)
+_TRACES = (*"{[(;=<>`#$@", "import ", "Error", "Exception", "panicked", *_LEVELS)
 _FENCE = "```"
 _DIFF = ("diff --git", "@@ ", "--- ", "+++ ")
 _COMMENTS = ("# ", "* ", "-- ")
@@ -204,5 +205,6 @@ def tail_reason(turn: Turn) -> str:
 
 def content_key(turns: list[Turn]) -> bytes:
     """What two conversations share when one is an exact duplicate of the other: a hash of all roles and texts."""
-    whole = "\x00".join(part for turn in turns for part in (turn.role, turn.text))
+    # With lengths, no text can look like two turns.
+    whole = "".join(f"{turn.role} {len(turn.text)} {turn.text}" for turn in turns)
     return hashlib.blake2b(whole.encode("utf-8"), digest_size=16).digest()

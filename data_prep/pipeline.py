@@ -34,6 +34,7 @@ from data_prep import curate, filters, languages, people, sessions, system_promp
 from data_prep.curate import Draft
 from data_prep.duplicates import leakage
 from data_prep.files import OUTPUTS, QUARANTINE, REDACTIONS, Inputs, Reader, find
+from data_prep.page import page
 from data_prep.redact import Redactor
 from data_prep.report import CleanReport, Ledger
 from data_prep.sessions import Turn
@@ -288,7 +289,9 @@ def _write(out: Path, splits: dict[str, list[Conversation]], run: Cleaning, repo
         if run.redactor is not None:
             lines = "".join(map(dump_line, run.redactor.audit()))
             (part / REDACTIONS).write_text(lines, encoding="utf-8")
-        text = json.dumps(report.to_json(), ensure_ascii=False, indent=2) + "\n"
+        account = report.to_json()
+        (part / "report.html").write_text(page(account), encoding="utf-8")
+        text = json.dumps(account, ensure_ascii=False, indent=2) + "\n"
         (part / "report.json").write_text(text, encoding="utf-8")
         for name in OUTPUTS:
             if (part / name).exists():

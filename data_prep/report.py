@@ -8,12 +8,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_prep import stats
 from data_prep.sessions import Turn
 from data_prep.sources import Bad
 from mlx_persona.schema import Conversation
 
 EXAMPLES = 3
 EXAMPLE_CHARS = 120
+# As much of an example is held: its personal data is hidden before it is cut, for half a number looks like none.
+_HELD_CHARS = 1200
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class CleanReport:
     set_aside: dict[str, int]  # reason -> own messages that stay as context
     examples: dict[str, list[str]]  # reason -> the beginnings of a few messages
     leaked: int | None  # held-out replies that are nearly one that is trained on; None where nobody looked
+    stats: dict[str, Any]  # what was written, in numbers: see data_prep.stats.summary
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
@@ -47,7 +51,7 @@ class CleanReport:
 
 @dataclass
 class Ledger:
-    """Counts while the messages pass."""
+    """Counts while the messages pass. ``hide`` takes the personal data out of the examples, where that is wanted."""
 
     read: int = 0
     kept: int = 0
@@ -58,6 +62,7 @@ class Ledger:
     bad: list[Bad] = field(default_factory=list)
     replies: int = 0
     short: int = 0
+    hide: Callable[[str], str] | None = None
 
     def quarantine(self, bad: Bad) -> None:
         """A line that cannot be read."""
@@ -75,8 +80,7 @@ class Ledger:
         for turn in turns:
             self.dropped[reason] += turn.parts
             if len(self.examples[reason]) < EXAMPLES:
-                cut = turn.text[:EXAMPLE_CHARS]
-                self.examples[reason].append(cut if cut == turn.text else cut + "...")
+                self.examples[reason].append(turn.text[:_HELD_CHARS])
 
     def sift(self, turns: Iterable[Turn], reason: Callable[[Turn], str | None]) -> list[Turn]:
         """The turns without a reason to go; the others are dropped."""
@@ -140,9 +144,15 @@ class Ledger:
                 "short_share": round(self.short / max(self.replies, 1), 4),
             },
             set_aside=_sorted(self.set_aside),
-            examples={reason: self.examples[reason] for reason in self.by_reason()},
+            examples={reason: [self._shown(text) for text in self.examples[reason]] for reason in self.by_reason()},
+            stats=stats.summary(splits),
             notes=notes,
         )
+
+    def _shown(self, text: str) -> str:
+        """The beginning of an example, as it may be shown."""
+        text = self.hide(text) if self.hide else text
+        return text if len(text) <= EXAMPLE_CHARS else text[:EXAMPLE_CHARS] + "..."
 
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from itertools import pairwise
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.I)
 _HEX = re.compile(r"(?:0x)?[0-9a-f]+", re.I)
@@ -38,4 +39,4 @@ def _bits(drawn: list[str]) -> float:
 def _changes(drawn: list[str]) -> float:
     """How often a digit, a small and a capital letter follow each other, from 0 to 1."""
     kinds = [(c.isdigit(), c.isupper()) for c in drawn]
-    return sum(a != b for a, b in zip(kinds, kinds[1:], strict=False)) / (len(kinds) - 1)
+    return sum(a != b for a, b in pairwise(kinds)) / (len(kinds) - 1)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from data_prep.redact.entropy import is_random
 from data_prep.redact.spans import Span
+from data_prep.redact.words import word_set
 
 LONG = 32
 _PEM = re.compile(
@@ -46,15 +47,22 @@ _SAID = re.compile(
     r"(?:[\"'`“„«](?P<quoted>[^\"'`“”„»\n]{3,128})[\"'`“”»]|(?P<bare>[^\s\"'`]{3,128}))",
     re.I,
 )
-# What stands there when somebody talks about a password.
-_TALK = frozenset(
-    "not wrong right correct incorrect required the that this same still too very really super pretty just only also"
-    " your yours mine his her their our expired reset changed easy hard strong weak saved stored short long secret safe"
-    " good bad old new different written hidden protected needed set gone what where something nothing everything"
-    " invalid valid empty missing unknown ok okay fine yes null none true false more less one two all like always never"
-    " under inside with for and but because falsch richtig nicht das der die dein mein noch sehr zu neu alt gleich"
-    " incorrecta correcta muy pas trop bon fausse incorrect errata sbagliata hashed encrypted optional minimum".split()
+# "pin 4821", with nothing between; and what routers print.
+_BARE = re.compile(
+    r"(?<!\w)(?:(?:pin|puk|cvv2?|cvc|otp)(?:[ -]?(?:code|nr\.?))? (?P<value>\d{3,8})"
+    r"|(?:key|schlüssel|clé|chiave)\s?[:=]\s?(?P<long>(?=\S*\d)[^\s\"']{16,64}))(?!\w)",
+    re.I,
 )
+# What stands there when somebody talks about a password.
+_TALK = word_set("""
+    hacked stolen leaked lost forgotten compromised found cracked guessed exposed shown sent not wrong right correct
+    incorrect required the that this same still too very really super pretty just only also your yours mine his her
+    their our expired reset changed easy hard strong weak saved stored short long secret safe good bad old new
+    different written hidden protected needed set gone what where something nothing everything invalid valid empty
+    missing unknown ok okay fine yes null none true false more less one two all like always never under inside with
+    for and but because falsch richtig nicht das der die dein mein noch sehr zu neu alt gleich incorrecta correcta muy
+    pas trop bon fausse incorrect errata sbagliata hashed encrypted optional minimum
+""")
 
 
 def has_token(text: str) -> bool:
@@ -73,6 +81,8 @@ def keys(text: str) -> Iterator[Span]:
             yield _span(m.start("value"), m.end("value"), m["value"])
     for m in _SAID.finditer(text):
         yield from _said(m, text)
+    for m in _BARE.finditer(text):
+        yield _span(m.start(m.lastgroup or 0), m.end(), m[m.lastgroup or 0])
     for m in _RUN.finditer(text):
         if is_random(m[0], LONG):
             yield _span(m.start(), m.end(), m[0])
@@ -92,7 +102,11 @@ def _is_password(value: str, strong: bool, signed: bool, ends: bool) -> bool:
     if len(value) < (3 if strong else 4) or value.casefold().rstrip("!") in _TALK or len(set(value)) == 1:
         return False
     if any(c.isdigit() for c in value):
-        return True
+        return (
+            strong
+            or len(value) >= 6
+            or re.fullmatch(r"\d{3,5}" if signed else r"[\d#*]{4,}", value.strip("#*")) is not None
+        )
     mixed = any(c.isupper() for c in value[1:]) or any(not c.isalnum() for c in value[:-1])
     # A word alone: what follows a colon, or ends the sentence.
     return strong and (signed or (mixed and "'" not in value and "’" not in value) or ends)

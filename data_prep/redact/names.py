@@ -23,11 +23,15 @@ _ID = re.compile(
 )
 _STRAIGHT = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "æ": "ae", "œ": "oe", "ı": "i", "ð": "d", "þ": "th"})
 _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa"})
-_MONTH_BEFORE = re.compile(r"(?i)(?:\b(?:in|by|since|until|till|last|next|early|late|mid|of|on|this|every|\d+(?:st|nd|rd|th)?)\W+)$")
+_MONTH_BEFORE = re.compile(
+    r"(?i)\b(?:in|by|since|until|till|last|next|early|late|mid|of|on|this|every|\d+(?:st|nd|rd|th)?)\W+$"
+)
 _MONTH_AFTER = re.compile(r"\W{1,2}\d")
 _SENTENCE_START = re.compile(r"(?:^|[.!?\n…:])[\s\"'“”‘’(*_~-]*$")
 # A common English or given word is no name unless it is written with a capital.
 _ORDINARY = COMMON | WORD_NAMES
+# A name of these words only ("Pizza Lover") is one as a whole.
+_NICKNAME = COMMON - WORD_NAMES
 _SHORT = 2
 
 
@@ -77,7 +81,7 @@ class NameFinder:
         self._in_line = re.compile("|".join(map(re.escape, found))) if found else None
 
     def _add(self, form: tuple[str, ...], key: str, mine: set[tuple[str, ...]]) -> None:
-        strict = all(w in _ORDINARY or len(w) <= _SHORT for w in form)
+        strict = len(form) == 1 and (form[0] in _ORDINARY or len(form[0]) <= _SHORT)
         self._phrases[form[0]].append(_Phrase(form, key, strict, False))
         genitive = (*form[:-1], form[-1] + "s")
         # "Annas Auto": the s is no part of the name.
@@ -103,7 +107,8 @@ class NameFinder:
         folded = [fold(m[0]) for m in words]
         i = 0
         while i < len(words):
-            phrase = next((p for p in self._phrases.get(folded[i], ()) if self._stands(p, i, words, folded, text)), None)
+            named = self._phrases.get(folded[i], ())
+            phrase = next((p for p in named if self._stands(p, i, words, folded, text)), None)
             if phrase is None:
                 i += 1
                 continue
@@ -119,9 +124,8 @@ class NameFinder:
             return False
         if not phrase.strict or text[words[i].start() - 1 : words[i].start()] == "@":
             return True
-        if not all(words[j][0][0].isupper() and not words[j][0][1:].isupper() for j in range(i, i + n)):
-            return False
-        return n > 1 or not self._is_word(i, words, folded, text)
+        word = words[i][0]
+        return word[0].isupper() and not word[1:].isupper() and not self._is_word(i, words, folded, text)
 
     @staticmethod
     def _is_word(i: int, words: list[re.Match[str]], folded: list[str], text: str) -> bool:
@@ -171,7 +175,8 @@ def _forms(name: str) -> Iterator[tuple[str, ...]]:
         whole = tuple(_words(text))
         if len(whole) > 1 or whole[0] not in ROLES | PARTICLES:
             yield whole
-        yield from _parts(text)
+        if not _NICKNAME.issuperset(whole):
+            yield from _parts(text)
     for part in _joined_parts(clean):
         yield (fold(part),)
 
@@ -179,6 +184,7 @@ def _forms(name: str) -> Iterator[tuple[str, ...]]:
 def _parts(name: str) -> Iterator[tuple[str, ...]]:
     """First and last names, one by one, and "De Santis" with its particle; no role, no digits."""
     prefix: list[str] = []
+    first = True
     for part in re.split(r"[\s.,]+", name):
         words = _words(part)
         if not words or not all(w.isalpha() for w in words) or _JOINED.search(part):
@@ -187,9 +193,17 @@ def _parts(name: str) -> Iterator[tuple[str, ...]]:
             prefix.append(words[0])
             continue
         for form in dict.fromkeys([tuple(words), (*prefix, *words), *((w,) for w in words)]):
-            if len(form) > 1 or (len(form[0]) >= _SHORT and form[0] not in ROLES | PARTICLES):
+            if len(form) > 1 or _is_part(form[0], first):
                 yield form
+        first = False
         prefix = []
+
+
+def _is_part(word: str, first: bool) -> bool:
+    """Whether a word of a name is one too. Nobody is called Big or Pizza, but last names may be any word."""
+    if len(word) < _SHORT or word in ROLES or word in PARTICLES:
+        return False
+    return not first or word in WORD_NAMES or word not in COMMON
 
 
 def _joined_parts(name: str) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple
@@ -26,7 +26,8 @@ _BRANDS = (
 # Maestro and long Visa numbers look like any number: they must be said to be cards.
 _RARE = ((re.compile(r"4"), (19,)), (re.compile(r"50|5[6-9]|6"), tuple(range(12, 20))))
 _CARD_WORD = re.compile(
-    r"\b(?:card|cards|visa|maestro|mastercard|amex|kreditkarte|kartennummer|karte|carte|tarjeta|carta|cartão|карта)\b", re.I
+    r"\b(?:card|cards|visa|maestro|mastercard|amex|kreditkarte|kartennummer|karte|carte|tarjeta|carta|cartão|карта)\b",
+    re.I,
 )
 _IBAN = re.compile(rf"(?<!\w)[a-z]{{2}}\d{{2}}(?:{_GAP}?[a-z0-9]){{11,40}}", re.I)
 _IBAN_LENGTHS = (34, 14)
@@ -53,12 +54,14 @@ KINDS = (
     _kind(r"\d{3}-\d{2}-\d{4}", "us.ssn"),
     _kind(r"9\d{2}-[5-9]\d-\d{4}", "us.itin"),
     _kind(r"\d{3} ?\d{2} ?\d{4}", "us.ssn", r"ssn|social|social security(?: number)?"),
-    _kind(r"(?!bg|gb|kn|nk|nt|tn|zz)[a-ceghj-prs-tw-z][a-ceghj-npr-tw-z] ?\d{2} ?\d{2} ?\d{2} ?[a-d]"),
+    _kind(r"(?-i:(?!BG|GB|KN|NK|NT|TN|ZZ)[A-CEGHJ-PRSTW-Z][A-CEGHJ-NPRSTW-Z] ?\d{2} ?\d{2} ?\d{2} ?[A-D])"),
+    _kind(r"[a-z]{2} ?\d{2} ?\d{2} ?\d{2} ?[a-d]", None, r"nino|ni number|ni no|national insurance(?: number)?"),
     _kind(r"\d{3}[ -]?\d{3}[ -]?\d{4}", "gb.nhs", r"nhs(?: number)?"),
     _kind(r"\d{2} \d{3} \d{3} \d{3}", "de.idnr"),
     _kind(r"\d{11}", "de.idnr", r"steuer-?id\w*|steuer-?identifikationsnummer|steuernummer|idnr|tin"),
     _kind(r"[1-478] ?\d{2} ?(?:0[1-9]|1[0-2]|[2-9]\d) ?(?:\d{2}|2[ab]) ?\d{3} ?\d{3} ?\d{2}", "fr.nir"),
-    _kind(r"\d{1,2}\.?\d{3}\.?\d{3}[ -]?[a-z]", "es.dni"),
+    _kind(r"(?-i:\d{1,2}\.?\d{3}\.?\d{3}[ -]?[A-Z])", "es.dni"),
+    _kind(r"\d{1,2}\.?\d{3}\.?\d{3}[ -]?[a-z]", "es.dni", r"dni|nif"),
     _kind(r"[xyz][ -]?\d{7}[ -]?[a-z]", "es.nie"),
     _kind(r"[a-z]{6}[ -]?\d{2}[a-ehlmprst]\d{2}[ -]?[a-z]\d{3}[a-z]", "it.codicefiscale"),
     _kind(r"\d{9}|\d{4}\.?\d{2}\.?\d{3}", "nl.bsn", r"bsn|burgerservicenummer|sofinummer|sofi"),
@@ -74,7 +77,7 @@ KINDS = (
     _kind(r"\d{6} ?\d{5}", "no.fodselsnummer", r"fødselsnummer|personnummer|fnr"),
     _kind(r"756\.?\d{4}\.?\d{4}\.?\d{2}", "ch.ssn"),
     _kind(r"\d{4} ?\d{6}", "at.vnr", r"sv-?nr|sv-?nummer|sozialversicherungsnummer|svnr"),
-    _kind(r"\d{7}[a-w][abhiw]?", "ie.pps"),
+    _kind(r"(?-i:\d{7}[A-W][ABHIW]?)", "ie.pps"),
     _kind(r"\d{3} ?\d{3} ?\d{3}", "pt.nif", r"nif|contribuinte"),
     _kind(r"\d{4} \d{4} \d{4}", "in_.aadhaar"),
     _kind(r"\d{12}", "in_.aadhaar", r"aadhaar|aadhar|uidai"),
@@ -160,9 +163,10 @@ def ids(text: str) -> Iterator[Span]:
 
 
 def _valid(name: str, number: str) -> bool:
-    return bool(_module(name).is_valid(compact(number) if name != "fi.hetu" else number))
+    return bool(_check(name)(compact(number) if name != "fi.hetu" else number))
 
 
 @cache
-def _module(name: str) -> object:
-    return import_module(f"stdnum.{name}")
+def _check(name: str) -> Callable[[str], object]:
+    check: Callable[[str], object] = import_module(f"stdnum.{name}").is_valid
+    return check

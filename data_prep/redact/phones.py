@@ -14,8 +14,8 @@ DEFAULT_REGIONS = ("US", "GB", "DE")
 SENDERS, GUESSED = 6, 3
 MIN_DIGITS = 7
 _ENOUGH = re.compile(r"(?:\d[^\w\n]{0,4}){6}\d")
-# tel: and wa.me links hold a number without its plus sign.
-_LINK = re.compile(r"(?:wa\.me/|phone=|(?<!\w)tel:)\+?(\d{8,15})(?!\d)", re.I)
+# These links hold an international number, often without its plus sign.
+_LINK = re.compile(r"(?:wa\.me/|phone=|(?<!\w)tel:)(\+?[1-9]\d{7,14})(?!\d)", re.I)
 _SAID = re.compile(
     r"(?<![^\W\d_])(?:call|calling|phone|tel|text|txt|mobile|cell|cellphone|whats ?app|signal|sms|fax|ring|number|nr"
     r"|nummer|handy\w*|handynummer|telefon\w*|mobil\w*|ruf|anrufen|ruf\w*|erreich\w*|durchwahl|numéro|appelle\w*|tél\w*"
@@ -45,6 +45,12 @@ def need() -> None:
         import phonenumbers  # noqa: F401
     except ImportError:
         raise PersonaError("redaction needs phonenumbers", "pip install 'mlx-persona[data]'") from None
+
+
+def linked(text: str) -> Iterator[Span]:
+    """The numbers in tel: and WhatsApp links."""
+    for m in _LINK.finditer(text):
+        yield Span(*m.span(1), "PHONE", f"+{m[1].lstrip('+')}")
 
 
 class PhoneFinder:
@@ -82,9 +88,6 @@ class PhoneFinder:
         if not _ENOUGH.search(text):
             return
         taken: list[tuple[int, int]] = []
-        for m in _LINK.finditer(text):
-            taken.append(m.span(1))
-            yield Span(*m.span(1), "PHONE", f"+{m[1]}")
         for region in (None, *self.regions):
             view = blanked(text, taken)
             for match in PhoneNumberMatcher(view, region):
@@ -102,8 +105,12 @@ class PhoneFinder:
         digits = [c for c in raw if c.isdigit()]
         if len(set(digits)) < 4 or _OTHER.search(text[max(0, start - _BEFORE) : start]):
             return False
-        if _SAID.search(text[max(0, start - _SAID_BEFORE) : start]) or text.strip(" .!") == raw and self._given:
+        if _SAID.search(text[max(0, start - _SAID_BEFORE) : start]) or (self._given and text.strip(" .!") == raw):
             return True
+        number = re.split("[^\\W\\d]|[#;,]", raw, maxsplit=1)[0].strip()  # without an extension
+        groups = re.findall(r"\d+", number)
+        if (" " in number and "." in number) or (region in DEFAULT_REGIONS and all(len(g) < 3 for g in groups)):
+            return False  # decimals, or lottery numbers
         if region in ("US", "CA"):
             return _NANP.match(raw) is not None
         joined = "".join(digits)

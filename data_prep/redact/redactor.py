@@ -6,7 +6,7 @@ import hashlib
 import re
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TypedDict
 
 from data_prep.redact import numbers, phones
@@ -21,13 +21,25 @@ PLACEHOLDER = re.compile(r"\[[A-Z]+_\d+\]")
 SALT_BYTES = 32
 
 _DIGIT = re.compile(r"\d")
-_LONG = 24
-# One look decides which detectors run; most messages need none.
-_TRIGGER = re.compile(
-    rf"\d|@|://|www\.|\w\.\w+/|\S{{{_LONG}}}|-----BEGIN|[(\[{{]\s?(?:at|ät|arroba)\b|\bdot\b|\b(?:pass|pw|mdp|mot de|kennw|contrase|clave"
-    r"|senha|wachtw|lösen|has[łl]o|şifre|пароль|pin|puk|otp|tan|parola|token|secret|bearer|basic)|key|code|credential"
-    r"|密|パスワード|비밀번호",
-    re.I,
+# One look decides whether more than names are looked for; most messages need no more. These signs, or
+# words that need no digit after them: what a password follows, and what stands for the signs of an e-mail address.
+_SIGNS = re.compile(r"\d|@|://|www\.|\w\.\w+/|\S{20}")
+_STEMS = (
+    *("pass", "pwd", "pw", "kennwort", "mdp", "contrase", "senha", "wachtw", "lösen", "hasło", "haslo", "şifre"),
+    *(
+        "пароль",
+        "密",
+        "パスワード",
+        "비밀번호",
+        "dot",
+        "(at",
+        "[at",
+        "{at",
+        "(ät",
+        "arroba",
+        "chiocciola",
+        "private key",
+    ),
 )
 
 
@@ -104,10 +116,12 @@ class Redactor:
 
     def _spans(self, text: str) -> list[Span]:
         """What is found, none over another: what detectors find first hides it from later ones."""
-        if _TRIGGER.search(text) is None:
-            return self._names.find(text) if "[" not in text else self._in_view(text, [], _kept(text))
-        kept = _kept(text)
+        kept = _kept(text) if "[" in text else []
         spans: list[Span] = []
+        if _SIGNS.search(text) is None:
+            small = text.lower()
+            if not any(stem in small for stem in _STEMS):
+                return self._in_view(text, spans, kept)
         links = []
         for start, end, secret in urls(blanked(text, kept)):
             if secret:
@@ -118,6 +132,7 @@ class Redactor:
         _take(spans, emails(view), kept)
         _take(spans, keys(_view(text, spans, [*kept, *links])), kept)
         if _DIGIT.search(text):
+            _take(spans, phones.linked(_view(text, spans, kept)), kept)
             _take(spans, coordinates(_view(text, spans, kept)), kept)
             _take(spans, ips(_view(text, spans, kept)), kept)
             for find in (numbers.ibans, numbers.cards, numbers.ids, self._phones.find, addresses):
@@ -139,7 +154,7 @@ def _view(text: str, spans: list[Span], kept: list[tuple[int, int]]) -> str:
     return blanked(text, places) if places else text
 
 
-def _take(spans: list[Span], found: Iterable[Span] | Iterator[Span], kept: list[tuple[int, int]]) -> None:
+def _take(spans: list[Span], found: Iterable[Span], kept: list[tuple[int, int]]) -> None:
     """Add what lies over nothing that was found before."""
     for span in found:
         taken = [(s.start, s.end) for s in spans] + kept

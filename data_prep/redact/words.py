@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+
+def word_set(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
 # What English chats often say in small letters; people call themselves by such words too.
-COMMON = frozenset(
-    """
+COMMON = word_set("""
     ability able about above abroad absolutely accent accept accepted access accident accidentally account accounting
     accurate across act acting action active activities actual actually add admire admit adult advanced advantage
     adventure advice affect afford afraid after afternoon again against age ago agree ahead air alive all allergic
@@ -131,69 +136,63 @@ COMMON = frozenset(
     wonderful wondering wooden word words work worked working works world worried worries worry worse worst worth
     would wow wrist write writing written wrong wrote yeah year yearly years yellow yes yesterday yet you young
     younger youngest your youre yours yourself zero
-    """.split()
-)
+""")
 
 # First and last names that are ordinary words of English, German, Spanish, French or Italian.
-WORD_NAMES = frozenset(
-    """
-    abbot abend abril adler alt amber amor an angel apple april art ash ashes august autumn avril bach baker banks
-    barber baron basil bauer baum bear bee bella bello berg berger berry bill bin birdie bishop black blanco blaze
-    blessing bliss blue blum boulanger braun bridges bright brook brooks brown buck bud buddy bueno busch butcher
-    butler campo can candy carpenter carter casas case cash castillo champ chance charity chase cherry chip christian
-    christmas church cielo clay clerk cliff coco colonel colt constance consuelo cook cooper costa cruz crystal daisy
-    dale darling dash dawn day deacon dean dear delgado destiny dick din do dolores don dot dove drew duke dulce dusty
-    earl east easter echo ember engel era esperanza estrella eve faith falke farmer fein feld fern ferry field fields
-    fisher fleur flor ford forest fox franco frank frau friday fromm fuchs gardener gay gee gem gentle gig ginger
-    gioia glen gold gott grace graf grand grant gray green grey gross guy hahn hall happy hardy harmony hawk hazel
-    heather herbst hero hill hills himmel hirsch holiday holly honey honor honour hope house hunter iglesia in iris
-    ivy jack jade january jasmine jesus jet jets jo joy judge juin july june jung justice kind king kit klein knight
-    konig kurz lake lamb lance lane lang leal leon leone liberty lieb lily little long love lovely luna luz mac mai
-    major malo mann mar marina mark marsh marshal marzo mason mat max may meadows melody mercedes mercy merit merry
-    milagros mile miles miller min misty monday moody moor moreno morgen moss mount my nada nick noble norm north old
-    olive on opal otter page paige park parks pat patience paz peace peach pearl penny petit pierce pierre pilar plum
-    pool pope poppy porter potter prado prince prudence prune puente quill rain raven ray reed remedios rey reyes rich
-    ridge river rivera rivers robin roche rock rocket rod rojo rosa rosario rose rosemary rot roth roux ruby rusty
-    sage sandy savage scarlet schwarz see sergeant sharp shepherd sherry shore short silver skipper sky skye small
-    smith so sol sommer son sonne south squire stag star stark stein sterling stern stew stolz stone storm strong sue
-    sugar summer sun sunny sweet swift tab tad tailor tally tan tanner taylor temple teufel tin to trace trip tuck
-    turner vale van vater verde verity vic victor victory violet vogel wade wald walker ward waters weaver weiss well
-    wells west white will wills winter wise wolf wood woods woody young zip
-    """.split()
-)
+WORD_NAMES = word_set("""
+    abbot abend abril adler alt amber amor an angel apple april art ash ashes august autumn avril bach bacon baker
+    ball banks barber baron basil bauer baum bear bee bell bella bello berg berger berry best bill bin bird birdie
+    bishop black blanco blaze blessing bliss block blood blue blum bond boulanger braun bridges bright brook brooks
+    brown buck bud buddy bueno burns busch bush butcher butler campo can candy carpenter carter casas case cash
+    castillo cave champ chance charity chase cherry child chip christian christmas church cielo clay clerk cliff coco
+    colonel colt constance consuelo cook cooper costa cotton couch cross crow cruz crystal daisy dale dance darling
+    dash dawn day deacon dean dear delgado destiny dick din do dolores don dot dove drain drew duke dulce dusty earl
+    early east easter echo ember engel english era esperanza estrella eve faith falke farmer fein feld fern ferry
+    field fields fine fish fisher fleur flood flor flower foot ford forest forward fox franco frank frau french friday
+    fromm frost fuchs gamble gardener gates gay gee gem gentle german gig ginger gioia glen gold good goodman gott
+    grace graf grand grant grass graves gray green grey gross guy hahn hall hand happy hard hardy harmony hawk hazel
+    head heather herbst hero high hill hills himmel hirsch holiday holly honey honor honour hood hook hope horn house
+    hunt hunter hurt iglesia in iris ivy jack jade january jasmine jesus jet jets jo jobs joy judge juin july june
+    jung justice keys kind king kit klein knight konig kurz lake lamb lance lane lang law leal leon leone liberty lieb
+    light lily little long love lovely low luck luna luz mac mai major malo mann mar marina mark marsh marshal marzo
+    mason mat match max may meadows melody mercedes mercy merit merry milagros mile miles miller min misty monday
+    moody moon moor more moreno morgen moss most mount my nada nail new nick noble norm north old olive on opal otter
+    pace page paige pain park parks part pat patience paz peace peach pearl penny petit pierce pierre pilar plum pool
+    pope poppy porter post potter pound power powers prado price prince prior prudence prune puente quill rain raven
+    ray reed remedios rey reyes rice rich ridge river rivera rivers robin roche rock rocket rod rojo rosa rosario rose
+    rosemary rot roth roux ruby rush rusty sage sandy savage scarlet schwarz see sergeant sharp shepherd sherry
+    shields shore short silver simple singer skipper sky skye small smith so sol sommer son sonne south speed spring
+    squire stag star stark steel stein sterling stern stew stolz stone storm street strong sue sugar summer sun sunny
+    sunshine swan sweet swift tab tad tailor tall tally tan tanner taylor temple teufel tin to trace trip trout tuck
+    turner vale van vater verde verity vic victor victory vine violet vogel wade wald walker wall ward waters way
+    weather weaver weeks weiss well wells west wheat white will wills wing winter wise wish wolf wood woods woody
+    worth yard young zip
+""")
 
 # Titles and particles: no names when they stand alone.
-PARTICLES = frozenset(
-    """
+PARTICLES = word_set("""
     abu al and ben bin bint da dame das de degli dei del della delle dello den der des di do don dona dos dott dr dra
     du e el fr frau herr hr i ibn ii iii ing iv jr la lady las le les lord los madame mag md miss mlle mme monsieur mr
     mrs ms mx of phd prof saint san santa sig sir sr st ten ter the und van von y zu
-    """.split()
-)
+""")
 
 # What contacts are called that names nobody.
-ROLES = frozenset(
-    """
+ROLES = word_set("""
     abuela abuelo account admin anonymous arbeit aunt auntie aunty boss bot bro brother buero buro casa cell chef
     chief coach contact dad daddy deleted everybody everyone family father grandma grandpa granny group guest handy
     hello help home info iphone lavoro ma mama maman mami me member mobile mom mommy mother mum mummy mutter mutti nan
     nana new news newsletter no nonna nonno noreply office old oma omi onkel opa opi pa papa papi phone privat private
     reply sales service sis sister stranger support system tante team tia tio trabajo uncle unknown user vater work
     you zia zio
-    """.split()
-)
+""")
 
 # Names that are months too.
-MONTHS = frozenset(
-    """
+MONTHS = word_set("""
     abril april august avril giugno january juin juli julio july june juni junio luglio maggio mai march may mayo
-    """.split()
-)
+""")
 
 # After these, a capitalised word that begins a sentence is a verb: Will you, May I, Mark my.
-FOLLOWERS = frozenset(
-    """
+FOLLOWERS = word_set("""
     a an anybody anyone anything be everyone he her his i it my not our she somebody someone something that the their
     there these they this those we what who you your
-    """.split()
-)
+""")

@@ -18,6 +18,8 @@ SYSTEM, USER, ASSISTANT, TOOL = "system", "user", "assistant", "tool"
 SERVICE, DELETED, MEDIA, REACTION, FORWARDED = "service", "deleted", "media", "reaction", "forwarded"
 GROUP = "group"
 QUOTE_CHARS = 200
+# What exports are called; other files of a folder are passed over.
+SUFFIXES = (".jsonl", ".json", ".txt", ".zip", ".db", ".mbox", ".csv", ".tsv")
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

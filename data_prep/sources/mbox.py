@@ -29,6 +29,7 @@ from data_prep.sources.base import (
     MEDIA,
     QUOTE_CHARS,
     SERVICE,
+    SUFFIXES,
     Bad,
     Item,
     RawConversation,
@@ -52,7 +53,7 @@ _MOST_BYTES = 10 << 20  # of a mail; more is cut off
 _PROBED = 20
 _EXPUNGED = 0x0008  # in Thunderbird's X-Mozilla-Status: deleted, or moved to another folder
 # Other exports, which would be hidden if a folder that has them were taken for a folder of mail.
-_OTHER_EXPORTS = (".jsonl", ".json", ".txt", ".zip", ".db", ".csv")
+_OTHER_EXPORTS = tuple(suffix for suffix in SUFFIXES if suffix != ".mbox")
 
 # "From ", with or without an address (or "-", or a number) and a time, and a header line under it.
 _SEPARATOR = re.compile(
@@ -63,7 +64,7 @@ _FIELD = re.compile(
     rb"|x-mozilla-status)[ \t]*:([^\r\n]*(?:\r?\n[ \t][^\r\n]*)*)",
     re.IGNORECASE | re.MULTILINE,
 )
-_HEADER_END = re.compile(rb"\r?\n\r?\n")
+_HEADER_END = re.compile(rb"\n\r?\n")
 _QUOTED_FROM = re.compile(rb"^>(>*From )", re.MULTILINE)
 _ID = re.compile(r"<([^<>\s]+)>")
 _BRACKETED = re.compile(r"<\s*([^<>\s]+@[^<>\s]+)\s*>")
@@ -130,7 +131,10 @@ class _Store:
         self._open: tuple[int, BinaryIO] | None = None
         stack.callback(self._close)
         if tree is None or path.is_dir():
-            self.sizes = [file.stat().st_size for file in self._files]
+            try:
+                self.sizes = [file.stat().st_size for file in self._files]
+            except OSError as error:
+                raise PersonaError(f"cannot read {path}: {error.strerror}") from error
             return
         self._spool = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
         for i, n in enumerate(names):
@@ -170,8 +174,9 @@ class _Index:
         self.time = array("d")  # of a mail without one: infinite, so that it comes last
         self._node = array("Q")  # of each mail
         self._parent = array("Q")  # of each node: a Message-ID, or a mail that has none
-        self._first = array("q")  # of each node: the mail that has this id, or -1
-        self._nodes: dict[int, int] = {}  # by the hash of the Message-ID: ids themselves would fill the memory
+        # By hashes: the ids themselves would fill the memory.
+        self._nodes: dict[int, int] = {}  # of Message-IDs
+        self._seen: set[int] = set()  # Message-IDs with times
 
     def add(self, box: int, line: int, at: int, size: int, header: bytes) -> None:
         """Take up a mail by its separator and header, unless it is a copy of one that is there."""
@@ -183,10 +188,10 @@ class _Index:
         own = _ID.search(fields.get("message-id", ""))
         node = self._named(own[1]) if own else self._new()
         if not _is_expunged(fields):  # what was moved has its living copy elsewhere
-            first = self._first[node]
-            if first >= 0 and self.time[first] == when:
+            seen = hash((node, when))
+            if seen in self._seen:
                 return
-            self._first[node] = len(self.at)
+            self._seen.add(seen)
         for other in _ID.findall(fields.get("references", "") + fields.get("in-reply-to", "")):
             self._join(node, self._named(other))
         self._node.append(node)
@@ -211,7 +216,6 @@ class _Index:
 
     def _new(self) -> int:
         self._parent.append(len(self._parent))
-        self._first.append(-1)
         return len(self._parent) - 1
 
     def _root(self, node: int) -> int:
@@ -244,12 +248,11 @@ def _scan(store: _Store, box: int, index: _Index) -> Iterator[Bad]:
 def _separators(store: _Store, box: int) -> Iterator[tuple[int, int]]:
     """Where each mail begins, and its line: at "From " after an empty line."""
     buffer = b"\n\n" + store.read(box, 0, _CHUNK)  # as if there were an empty line before the first
-    begin, line, at = -2, -1, 0
+    begin, line, counted, at = -2, -1, 0, 0  # line: at the place in the buffer up to which lines are counted
     while True:
         more = len(buffer) >= _CHUNK
         # What lies at the end is looked at together with what follows it.
         end = len(buffer) - _SEPARATOR_BYTES if more else len(buffer)
-        counted = 0
         while 0 <= (at := buffer.find(b"\nFrom ", at)) < end:
             at += 1
             if buffer.endswith((b"\n\n", b"\n\r\n"), 0, at) and _SEPARATOR.match(buffer, at):
@@ -258,9 +261,10 @@ def _separators(store: _Store, box: int) -> Iterator[tuple[int, int]]:
                 yield begin + at, line
         if not more:
             return
-        line += buffer.count(b"\n", counted, end - 3)
-        begin += end - 3
-        buffer, at = store.read(box, begin, _CHUNK), 3
+        step = end - 3  # the empty line before a separator is needed again
+        line += buffer.count(b"\n", counted, step)
+        begin, counted, at = begin + step, max(0, counted - step), 3
+        buffer = store.read(box, begin, _CHUNK)
 
 
 def _thread(store: _Store, index: _Index, mails: list[int]) -> Iterator[RawConversation | Bad]:

@@ -25,7 +25,6 @@ from data_prep.sources.base import (
     RawMessage,
     ReadOptions,
     UnusableError,
-    plain_text,
 )
 from data_prep.sources.head import Head
 from data_prep.sources.tree import Tree, open_tree
@@ -309,9 +308,10 @@ def _message(layout: _Layout, header: _Header | None, held: list[str], file: str
             raise UnusableError(
                 "before the first message" if layout.shape else "no date and time as in WhatsApp's exports"
             )
-        if not whole.isascii():
-            plain_text(whole, "a message")
+        whole.encode()
         time = _time(header, layout.order)
+    except UnicodeEncodeError:
+        return Bad(file, line, "not UTF-8", _writable(whole[:QUOTE_CHARS].rstrip("\r\n")))
     except UnusableError as error:
         return Bad(file, line, str(error), _writable(whole[:QUOTE_CHARS].rstrip("\r\n")))
     body = whole[header[0].end() :].removesuffix("\n").removesuffix("\r")

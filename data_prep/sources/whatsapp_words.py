@@ -92,7 +92,8 @@ _BY_ADMIN = "This message was deleted by admin "
 _BEGINNINGS = frozenset(opening[:4] for opening in (*_POLLS, *_NOTICES, _BY_ADMIN))
 _SEALED = re.compile(
     "(?=.*(?:encr|verschl|cifra|chiffr|cript|critt|versleut)).*"
-    "(?:end-to-end|Ende-zu-Ende|extremo a extremo|bout en bout|ponta a ponta|ponto a ponto|crittografia)"
+    "(?:end-to-end|Ende-zu-Ende|extremo a extremo|bout en bout|ponta a ponta|ponto a ponto)",
+    re.IGNORECASE,
 )
 _EDITED = re.compile(
     rf"\s?{MARK}?<"

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from data_prep.audit import Audit, audit
 from data_prep.pipeline import clean, list_people
 from data_prep.report import CleanReport
 from mlx_persona import ui
@@ -14,7 +15,12 @@ from mlx_persona.cli.options import command
 from mlx_persona.config import CleanConfig, ShowConfig
 
 
-def _clean(config: CleanConfig, as_json: bool, list_only: bool) -> None:
+def _clean(config: CleanConfig, as_json: bool, list_only: bool, look: bool) -> None:
+    if look:
+        _audit(audit(Path(config.out)), as_json)
+        return
+    if not config.raw:
+        raise click.UsageError("Missing argument 'RAW...'.")
     if list_only:
         _list_people(config, as_json)
         return
@@ -23,6 +29,19 @@ def _clean(config: CleanConfig, as_json: bool, list_only: bool) -> None:
         ui.json_out(report.to_json())
         return
     _print_report(report)
+
+
+def _audit(found: Audit, as_json: bool) -> None:
+    if as_json:
+        ui.json_out(found.to_json())
+        return
+    rows = [[kind, str(found.counts[kind]), str(found.values[kind])] for kind in sorted(found.counts)]
+    ui.table_out("Redacted", ["type", "replaced", "different"], rows)
+    for kind, texts in found.replaced.items():
+        ui.table_out(f"{kind}, for example", [""], [[text] for text in texts])
+    if found.left:
+        title = f"Left as it is, though it looks like personal data: {found.suspects} messages, for example"
+        ui.table_out(title, [""], [[text] for text in found.left])
 
 
 def _list_people(config: CleanConfig, as_json: bool) -> None:
@@ -50,7 +69,7 @@ def _print_report(report: CleanReport) -> None:
     person = shown["person"]
     if person.get("short_share"):
         ui.info(f"{person['short_share']:.1%} of the replies are under the length limit (--min-chars 0 keeps all)")
-    for name, count in (("quarantine.jsonl", shown["quarantined"]), ("report.json", 1)):
+    for name, count in (("quarantine.jsonl", shown["quarantined"]), ("report.json", 1), ("report.html", 1)):
         if count:
             ui.text_out(str(Path(shown["out"]) / name))
 
@@ -69,8 +88,9 @@ def _show(config: ShowConfig, as_json: bool) -> None:
     ui.info(shown.summary)
 
 
-_RAW = click.Argument(["raw"], nargs=-1, required=True, metavar="RAW...")
+_RAW = click.Argument(["raw"], nargs=-1, metavar="RAW...")
 _LIST = click.Option(["list_only", "--list-people"], is_flag=True, help="show who speaks, with counts, and stop")
+_AUDIT = click.Option(["look", "--audit"], is_flag=True, help="show samples of what the last cleaning redacted, and stop")
 
 _data = click.Group("data", help="Look at the data that training will see.")
 _data.add_command(
@@ -83,7 +103,7 @@ commands: dict[str, click.Command] = {
         CleanConfig,
         _clean,
         "Turn raw exports (files or folders) into clean conversations in data/clean.",
-        [_RAW, _LIST],
+        [_RAW, _LIST, _AUDIT],
     ),
     "data": _data,
 }

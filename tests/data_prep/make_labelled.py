@@ -41,7 +41,8 @@ NAMES = (
     *("Zoë Kravets", "Jean-Pierre Dufour", "Siobhán O'Malley", "Priya Raghunathan", "Łukasz Wójcik", "Олег Смирнов"),
     *("田中 太郎", "王小明", "김민준", "Giulia De Santis", "Big Dave 🌸", "xX_dragonfly_Xx", "tobi.werner"),
     *("Aunt Carol", "kathi_93", "Dr. Emeka Okafor", "Art Vandelay", "+33 6 39 98 41 27", "+34 612 34 56 78"),
-    *("+39 347 812 3456", "U02AB3CD4EF", "8c1f6f0e-4b8e-4a53-9d0b-0f4d7c2b9a11", "283746512345678901", "Nora Lindqvist"),
+    *("+39 347 812 3456", "U02AB3CD4EF", "8c1f6f0e-4b8e-4a53-9d0b-0f4d7c2b9a11", "283746512345678901"),
+    *OWN,
 )
 
 DRAWN = {
@@ -50,8 +51,8 @@ DRAWN = {
     "¥": "ABCDEFGHJKLMNPQRSTUVWXYZ234567",
     "§": "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789",
 }
-FIRST = "mira jonas elif tomasz chloe raj lena paolo ines kwame".split()
-LAST = "hartmann novak fischer okoye moreau silva bennett yilmaz rossi larsson".split()
+FIRST = ("mira", "jonas", "elif", "tomasz", "chloe", "raj", "lena", "paolo", "ines", "kwame")
+LAST = ("hartmann", "novak", "fischer", "okoye", "moreau", "silva", "bennett", "yilmaz", "rossi", "larsson")
 CARDS = ["4" + 15 * "#", "51" + 14 * "#", "2221" + 12 * "#", "34" + 13 * "#", "6011" + 12 * "#"]
 BBANS = {
     "DE": 18 * "#",

@@ -278,6 +278,12 @@ def test_a_file_without_rows_or_without_anything(tmp_path: Path) -> None:
     assert said(everything(table(tmp_path, "\n\r\nsender,text\na,b\n"))[0]) == [("chat.csv", ["b"])]
 
 
+def test_what_cannot_be_opened(tmp_path: Path) -> None:
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "none.csv", "No such file")):
+        with pytest.raises(PersonaError, match=f"cannot read .*: {why}"):
+            everything(path)
+
+
 def test_a_header_that_is_no_utf8_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(PersonaError) as e:
         everything(table(tmp_path, b"sender,\xfctext\na,b\n"))

@@ -61,6 +61,15 @@ def test_archives_of_the_tests_are_true_ones(db: Callable[..., ChatDb], length: 
     assert texts(only(made.path)) == [text]
 
 
+def test_length_of_two_bytes_is_not_taken_for_one(db: Callable[..., ChatDb]) -> None:
+    """Even where the words hold the byte that ends a string, at the place where it would be."""
+    text = "a" * 126 + "Ć" + "b" * 50
+    assert text.encode()[127] == 0x86
+    with db() as made:
+        made.message(made.chat(made.handle(NORA)), text)
+    assert texts(only(made.path)) == [text]
+
+
 @pytest.mark.parametrize(
     ("columns", "kind"),
     [
@@ -116,6 +125,8 @@ def test_what_stands_for_an_attachment_goes(db: Callable[..., ChatDb], text: str
         (0, None),
         (1, EPOCH + 1.0),
         (400_000_000, EPOCH + 400_000_000.0),
+        (10**11, EPOCH + 1e11),
+        (10**11 + 10**9, EPOCH + 101.0),
         (600_000_000_500_000_000, EPOCH + 600_000_000.5),
         (-600_000_000_500_000_000, EPOCH - 600_000_000.5),
         (2**63 - 1, EPOCH + (2**63 - 1) / 1e9),
@@ -186,7 +197,7 @@ def test_groups_are_left_out_and_counted_unless_asked_for(db: Callable[..., Chat
         nora, otto, pia = (made.handle(who) for who in (NORA, OTTO, PIA))
         alone, three = made.chat(nora), made.chat(otto, nora)
         one_left = made.chat(nora, style=43)
-        three_sms = made.chat(nora, otto, service="SMS")
+        three_sms = made.chat(nora, otto, style=45, service="SMS")
         made.message(alone, "between us", date=T, handle_id=nora)
         made.message(three, "hi all", date=T, handle_id=otto)
         made.message(three_sms, "hi you two", mine=1, date=T + 1)
@@ -215,7 +226,7 @@ def test_message_in_two_chats_counts_once(db: Callable[..., ChatDb]) -> None:
     with db() as made:
         first, second = made.chat(made.handle(NORA)), made.chat(made.handle(OTTO))
         made.join(second, made.message(first, "once", date=T))
-    assert [texts(m) for m in read(made.path).values()] == [["once"]]
+    assert {chat: texts(messages) for chat, messages in read(made.path).items()} == {"chat 1": ["once"]}
 
 
 def test_what_was_deleted_and_can_still_be_restored_is_deleted(db: Callable[..., ChatDb]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import sys
+import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
@@ -194,7 +195,7 @@ def test_view_in_place_of_a_table_is_never_run(nora: Path) -> None:
 
 def test_locked_database_is_waited_for_and_then_an_error(nora: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(imessage, "_PATIENCE_S", 0.05)
-    head = Head.of(nora)
+    head, began = Head.of(nora), time.monotonic()
     with closing(sqlite3.connect(nora, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         assert imessage.matches(head)  # it is called chat.db
@@ -203,6 +204,7 @@ def test_locked_database_is_waited_for_and_then_an_error(nora: Path, monkeypatch
         assert caught.value.hint == (
             "copy chat.db and, if there is one, chat.db-wal to another folder, and read the copy"
         )
+        assert 0.1 < time.monotonic() - began < 3
         other.execute("COMMIT")
     assert len(only(nora)) == 6
 

@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from email.message import EmailMessage
-from email.utils import format_datetime, formatdate
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
@@ -164,24 +164,29 @@ def test_a_folder_with_other_exports_is_not_taken_for_mail(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "separator",
+    ("separator", "time"),
     [
-        "From 1789012345678901234@xxx Mon Jan 08 09:15:02 +0000 2024",
-        "From ada@example.org Mon Jan  8 09:15:02 2024",
-        "From MAILER-DAEMON Mon Jan  8 09:15 2024",
-        "From - Mon Jan 08 09:15:02 2024",
-        "From ada@example.org Mon Jan  8 09:15:02 CET 2024 remote from x",
+        ("From 1789012345678901234@xxx Mon Jan 08 09:15:02 +0000 2024", 1704705302.0),
+        ("From ada@example.org Mon Jan  8 09:15:02 2024", 1704705302.0),
+        ("From MAILER-DAEMON Mon Jan  8 09:15 2024", 1704705300.0),
+        ("From - Mon Jan 08 09:15:02 2024", 1704705302.0),
+        ("From ada@example.org at 10:15 in 2024", None),
+        ("From - ", None),
+        ("From ", None),
     ],
 )
-def test_separators_and_the_time_in_them(tmp_path: Path, separator: str) -> None:
+def test_separators_and_the_time_in_them(tmp_path: Path, separator: str, time: float | None) -> None:
     path = tmp_path / "a.mbox"
     path.write_text(f"{separator}\nFrom: A <a@b.example>\n\none\n\n{separator}\nfrom: C@d.example\n\ntwo\n")
-    times = {1704705302.0} if ":02" in separator else {1704705300.0}
-    if "CET" in separator:
-        times = {None}  # that is no place for a zone's name
-    found = messages(path)
-    assert [(m.sender, m.text) for m in found] == [("a@b.example", "one"), ("c@d.example", "two")]
-    assert {m.time for m in found} <= times | {1704701702.0}
+    assert [(m.sender, m.text, m.time) for m in messages(path)] == [
+        ("a@b.example", "one", time),
+        ("c@d.example", "two", time),
+    ]
+
+
+@pytest.mark.parametrize("date", ["Mon, 1 Jan 99999999999 10:00:00 +0000", "soon", ""])
+def test_a_date_that_is_none_gives_way_to_the_separator(tmp_path: Path, date: str) -> None:
+    assert messages(box(tmp_path, f"From: a@b.example\nDate: {date}\n\nhi"))[0].time == 1704067200.0
 
 
 def test_lines_that_are_no_separators(tmp_path: Path) -> None:
@@ -221,7 +226,7 @@ def test_a_mailbox_larger_than_what_is_read_at_once(tmp_path: Path, monkeypatch:
     ]
     path = box(tmp_path, *mails)
     whole = everything(path)
-    for size in range(1100, 1900, 13):
+    for size in range(1100, 1900, 7):
         monkeypatch.setattr(mbox, "_CHUNK", size)
         assert everything(path) == whole
     assert [m.text for t in whole[0] for m in t.messages] == [f"text {i}\n{'z' * i}".strip() for i in range(99)]
@@ -268,7 +273,7 @@ def test_threads_are_joined_by_ids_and_sorted_by_time(tmp_path: Path) -> None:
     )
     assert thread_texts(path) == [["a", "b", "c"], ["other"], ["q", "p"]]
     assert [t.start for t in everything(path)[0]] == [1704103200.0, 1704189600.0, 1704276000.0]
-    assert [t.id for t in everything(path)[0]] == ["a.mbox:15", "a.mbox:9", "a.mbox:33"]
+    assert [t.id for t in everything(path)[0]] == ["a.mbox:19", "a.mbox:11", "a.mbox:44"]
 
 
 def test_copies_are_passed_over_and_reused_ids_are_not(tmp_path: Path) -> None:
@@ -363,18 +368,17 @@ PICTURE = "Content-Type: image/png\nContent-Transfer-Encoding: base64\n\niVBO"
         (multipart("mixed", PLAIN, PICTURE, PLAIN), ("plain\nplain", True)),
         (multipart("mixed", PICTURE), ("", True)),
         (multipart("related", HTML, PICTURE), ("html", True)),
-        (multipart("mixed", f"{PLAIN.replace('plain', 'plain; name=a', 1)}"), ("", False)),
         (multipart("mixed", f"Content-Disposition: attachment\n{PLAIN}"), ("", True)),
         (multipart("mixed", PLAIN, "Content-Type: message/rfc822\n\nSubject: y\n\ninner"), ("plain", True)),
         ("Content-Type: text/calendar\n\nBEGIN:VCALENDAR", ("", True)),
         ("Content-Type: multipart/mixed\n\nno boundary", ("", True)),
         ("Content-Type: multipart/alternative; boundary=x\n\n", ("", True)),
-        ("Content-Type: \xff/\n\nplain", ("plain", False)),
+        ("Content-Type: \xff\n\nplain", ("plain", False)),
     ],
 )
 def test_parts(data: str, expected: tuple[str, bool]) -> None:
     text, attached = body(data.encode("latin-1"))
-    assert (text.strip(), attached) == expected if "name=a" not in data else text.startswith("name") is False
+    assert (text.strip(), attached) == expected
 
 
 @pytest.mark.parametrize(
@@ -462,8 +466,9 @@ def test_hostile_html_takes_no_time() -> None:
         ("oui\n\nDe : A <a@b>\nEnvoyé : lundi 3\nÀ : C\nObjet : x\n\nq", "oui"),
         ("*From:* A\n*Sent:* Monday\n*To:* C\n\nq", ""),
         ("> q\nmy answer:\n> r\nyes", "my answer:\nyes"),
+        ("On 3 Feb 2020 I left\n\nmy answer:\n> r", "On 3 Feb 2020 I left\n\nmy answer:"),
         ("first\n\nhe said at 10:15 he comes:\n\nno quote", "first\n\nhe said at 10:15 he comes:\n\nno quote"),
-        ("Data: all of it\nDo: this\nOd: that", "Data: all of it\nDo: this\nOd: that"),
+        ("Data: all of it\nDo: this", "Data: all of it\nDo: this"),
         ("Hi\nThanks, I got it. The rest is\nimportant", "Hi\nThanks, I got it. The rest is\nimportant"),
         ("Hi\nThanks, Anna", "Hi"),
         ("Hi\n\nBest regards,\nAnna\nExample Inc.", "Hi"),
@@ -488,15 +493,16 @@ def test_own_words(text: str, own: str) -> None:
 
 def test_gmail_and_outlook_replies_in_html() -> None:
     gmail = (
-        '<div dir="ltr">yes, at 8</div><br><div class="gmail_quote"><div dir="ltr" class="gmail_attr">On Mon, Feb 3, 2020 '
-        'at 10:11 AM Ann &lt;<a href="mailto:a@b.example">a@b.example</a>&gt; wrote:<br></div><blockquote>when?<br>'
-        "<div>On Sun, Feb 2, 2020 Bo wrote:</div><blockquote>q</blockquote></blockquote></div>"
+        '<div dir="ltr">yes, at 8</div><br><div class="gmail_quote"><div dir="ltr" class="gmail_attr">'
+        'On Mon, Feb 3, 2020 at 10:11 AM Ann &lt;<a href="mailto:a@b.example">a@b.example</a>&gt; wrote:<br></div>'
+        "<blockquote>when?<br><div>On Sun, Feb 2, 2020 Bo wrote:</div><blockquote>q</blockquote></blockquote></div>"
     )
     assert own_words(html_text(gmail)) == "yes, at 8"
     outlook = (
-        '<p class="MsoNormal">Ja, um 8.<o:p></o:p></p><p class="MsoNormal"><o:p>&nbsp;</o:p></p><div style="border-top:1pt">'
-        '<p class="MsoNormal"><b>Von:</b> Ann &lt;a@b.example&gt; <br><b>Gesendet:</b> Montag, 3. Februar 2020<br>'
-        '<b>An:</b> Bo<br><b>Betreff:</b> x</p></div><p class="MsoNormal">wann?</p>'
+        '<p class="MsoNormal">Ja, um 8.<o:p></o:p></p><p class="MsoNormal"><o:p>&nbsp;</o:p></p>'
+        '<div style="border-top:1pt"><p class="MsoNormal"><b>Von:</b> Ann &lt;a@b.example&gt; <br>'
+        "<b>Gesendet:</b> Montag, 3. Februar 2020<br><b>An:</b> Bo<br><b>Betreff:</b> x</p></div>"
+        '<p class="MsoNormal">wann?</p>'
     )
     assert own_words(html_text(outlook)) == "Ja, um 8."
 
@@ -566,14 +572,35 @@ def test_what_was_sent_is_read_back(
     assert sorted(read) == sorted(expected)
 
 
+HOSTILE = """\
+From - Mon Jan  1 00:00:00 2024
+From: a@b.c
+From:
+Date: 1 Jan 99999999999
+Date:
+Message-ID: <\udced\udca0\udc80>
+References: <a><b>
+Subject: =?utf-8?B?!!!?= Fwd:
+Subject: =?\udcff?Q?=ZZ?=
+Content-Type: text/html; charset=utf-7
+Content-Type: text/plain; charset*=\udcff''\udcff%
+Content-Type: multipart/mixed; boundary=x
+Content-Type: multipart/digest; boundary*0=x; boundary*=y
+Content-Type: message/rfc822
+Content-Transfer-Encoding: base64
+Content-Transfer-Encoding: x-uuencode
+Content-Disposition: \udcff;;=
+--x
+--x--
+<p <!-- &#xD800; &
++2AA-
+\0\udcff
+On 10:10 x:
+> x
+"""
 pieces = st.sampled_from(
-    [b"From - Mon Jan  1 00:00:00 2024\n", b"\nFrom \n", b"From: a@b.c\n", b"Date: 1 Jan 99999999999\n", b"\n", b"\r\n", b"> x\n"]
-    + [b"Content-Type: text/html; charset=utf-7\n", b"Content-Type: multipart/mixed; boundary=x\n", b"--x\n", b"--x--\n"]
-    + [b"Content-Transfer-Encoding: base64\n", b"Content-Transfer-Encoding: x-uuencode\n", b"<p <!-- &#xD800; &\n", b"\0\xff"]
-    + [b"Content-Type: text/plain; charset*=\xff''\xff%\n", b"Message-ID: <\xed\xa0\x80>\n", b"References: <a><b>\n", b"+2AA-\n"]
-    + [b"Subject: =?utf-8?B?!!!?= Fwd:\n", b"Subject: =?\xff?Q?=ZZ?=\n", b"Content-Disposition: \xff;;=\n", b"On 10:10 x:\n"]
-    + [b"Content-Type: message/rfc822\n", b"Content-Type: multipart/digest; boundary*0=x; boundary*=y\n", b"Date: \n", b"From:\n"]
-)  # fmt: skip
+    [*HOSTILE.encode("utf-8", "surrogateescape").splitlines(keepends=True), b"\n", b"\r\n", b"\nFrom \n"]
+)
 
 
 def fully(path: Path) -> None:
@@ -617,8 +644,11 @@ def test_a_broken_zip_is_an_error(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[80:120] = b"\xff" * 40
     path.write_bytes(data)
+    assert not known(path)
     with pytest.raises(PersonaError, match="cannot read"):
         everything(path)
+    with pytest.raises(PersonaError, match=r"cannot read .*none\.mbox: No such file"):
+        everything(tmp_path / "none.mbox")
 
 
 def test_what_the_email_package_cannot_stand_is_bad(tmp_path: Path) -> None:
@@ -635,4 +665,4 @@ def test_what_the_email_package_cannot_stand_is_bad(tmp_path: Path) -> None:
 def test_lines_of_a_megabyte(tmp_path: Path) -> None:
     long = "On 10:10 " + "a " * 500_000
     found = messages(box(tmp_path, f"From: a@b.example\n\n{long}:\n> q", f"From: a@b.example\nX: {long}\n\nhi"))
-    assert (len(found[0].text), found[1].text) == ((1 << 17) - 1, "hi")
+    assert (len(found[0].text), found[1].text) == (1 << 17, "hi")

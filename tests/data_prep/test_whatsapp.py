@@ -263,6 +263,16 @@ def test_the_order_of_day_month_and_year_comes_from_all_dates(
     assert found == list(days or ("2024-02-01", "2024-02-05", "2024-03-01", "2024-02-28", "2024-03-03"))
 
 
+def test_a_quoted_date_says_nothing_of_the_order(write: Callable[..., Path]):
+    path = write(
+        "1/2/24, 21:05 - Mara: he wrote",
+        "[25/12/23, 21:05:00] Zed: no",
+        "1/5/24, 21:05 - Mara: hi",
+        "2/1/24, 21:05 - Mara: hi",
+    )
+    assert [row[0][:10] for row in rows(only(path))] == ["2024-01-02", "2024-01-05", "2024-02-01"]
+
+
 def test_a_date_that_is_none_makes_a_bad_line_with_all_that_follows_it(write: Callable[..., Path]):
     path = write(
         "14/02/2024, 21:05 - Mara: hi",
@@ -509,6 +519,12 @@ def test_what_people_write_is_left_alone(text: str, ios: bool):
     assert judge(text, ios) == (text, None)
 
 
+@pytest.mark.parametrize("text", ["null", "<sounds good>", "<schön>"])
+def test_what_only_android_writes_is_left_alone_on_ios(text: str):
+    assert judge(text, ios=True) == (text, None)
+    assert judge(text, ios=False) == ("", MEDIA)
+
+
 # Files, zips and folders.
 
 
@@ -712,7 +728,7 @@ def test_bytes_that_are_no_utf8_spoil_their_message_only(write: Callable[..., Pa
     first, bad, last = only(path)
     assert [row[2] for row in rows([first, last])] == ["hi", "bye"]
     assert isinstance(bad, Bad)
-    assert (bad.line, bad.reason) == (2, "a message is not valid Unicode (half of a surrogate pair)")
+    assert (bad.line, bad.reason) == (2, "not UTF-8")
     assert bad.text == "14/02/2024, 21:06 - Mara: caf? and " + "x" * 165
 
 
