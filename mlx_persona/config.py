@@ -39,9 +39,7 @@ class CleanConfig:
     until: str = option("", "only conversations that begin on this day or earlier")
     min_chars: int = option(10, "shorter replies are not trained on (0 keeps all), in characters", minimum=0)
     max_chars: int = option(4000, "longer replies are not trained on (0 keeps all), in characters", minimum=0)
-    drop_links: bool = option(
-        True, "replies of nothing but links are not trained on", flag="--drop-links/--keep-links"
-    )
+    drop_links: bool = option(True, "replies of nothing but links are not trained on", flag="--drop-links/--keep-links")
     drop_code: bool = option(True, "pasted code and logs are not trained on", flag="--drop-code/--keep-code")
     languages: tuple[str, ...] = option(
         (), "only replies that may be in this language, by its ISO 639-1 code (en); repeatable", flag="--language"
@@ -68,6 +66,7 @@ class CleanConfig:
     test_fraction: float = option(
         0.1, "share of the conversations held out for the report card", minimum=0.0, maximum=0.5
     )
+    review: str = option("data/review.jsonl", "decisions of mlx-persona review to carry out, if the file exists")
     max_bad_lines: float = option(0.05, "more unreadable lines than this share is an error", minimum=0.0, maximum=1.0)
 
     def __post_init__(self) -> None:
@@ -81,6 +80,19 @@ class CleanConfig:
                     f"--column must be one of {', '.join(CSV_COLUMNS)}, '=' and a column's name; got {pair!r}",
                     "for example --column text=Message --column sender=Author",
                 )
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    """Replies to decide about, one by one."""
+
+    data: str = option("data/clean", "folder with cleaned conversations")
+    file: str = option("data/review.jsonl", "where the decisions are kept; the next clean carries them out")
+    n: int = option(50, "replies to show, evenly over the conversations, those not decided first", minimum=1)
+    seed: int = option(0, "fixes which replies", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ def error(message: str, hint: str | None = None) -> None:
 
 
 def notice(message: str, hint: str | None = None) -> None:
-    """How a command ended when it was stopped, on stderr; shown even when quiet."""
+    """How a command ended when it was stopped, or its part of a dialogue, on stderr; shown even when quiet."""
     _err().print(escape(message))
     if hint:
         _err().print(f"[cyan]hint:[/cyan] {escape(hint)}")
@@ -101,6 +101,30 @@ def trained_tokens_out(pieces: Iterable[tuple[str, bool]]) -> None:
         else:
             text.append(run, style="bold green" if trained else "dim")
     console.print(text)
+
+
+# Everything that a terminal obeys and does not show: C0 and C1 but tab and newline, and orders to write backwards.
+_UNSEEN = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\t\n"}
+_UNSEEN |= {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def visible(text: str) -> str:
+    """The text with control characters spelled out (``\\x1b``): what others wrote must not command the terminal."""
+    return text.translate(_UNSEEN)
+
+
+def card_out(title: str, context: Iterable[tuple[str, str]], reply: str, foot: str) -> None:
+    """A reply to decide about with ``(who, text)`` of what was said before, on stderr; shown even when quiet."""
+    console = _err()
+    console.rule(Text(title), align="left", style="dim")
+    for who, text in context:
+        console.print(Text(_indented(who, text), style="dim"))
+    console.print(Text(_indented(">", reply), style="bold green"))
+    console.print(Text(foot, style="cyan"))
+
+
+def _indented(head: str, text: str) -> str:
+    return f"{head:<6} " + visible(text).replace("\n", "\n" + 7 * " ")
 
 
 @dataclass

@@ -15,7 +15,7 @@ from data_prep.redact.words import COMMON, FOLLOWERS, MONTHS, PARTICLES, ROLES, 
 _WORD = re.compile(r"(?:\w|[\u0300-\u036f\u0900-\u0963\u0970-\u0e7f\u200c\u200d])+")
 # Scripts that put no space between words, or hang endings on them.
 _JOINED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
-_GAP = re.compile(r"[^\w\n]{1,3}")
+_GAP = re.compile(r"[^\w\n,;!?]{1,3}")
 _GIVEN = re.compile(r"[\u3400-\u9fff]{3}|[\uac00-\ud7af]{3}")
 _ID = re.compile(
     r"[+\d\s().-]+|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|(?=.*\d)[A-Z][A-Z0-9]{7,}|(?=.*\d)[0-9a-fA-F]{12,}"

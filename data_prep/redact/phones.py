@@ -12,7 +12,8 @@ from mlx_persona.errors import PersonaError
 DEFAULT_REGIONS = ("US", "GB", "DE")
 # So many countries of senders, and so many more of numbers in texts.
 SENDERS, GUESSED = 6, 3
-MIN_DIGITS = 7
+# A line of digits without end has no number; looking on would take minutes.
+TRIES = 300
 _ENOUGH = re.compile(r"(?:\d[^\w\n]{0,4}){6}\d")
 # These links hold an international number, often without its plus sign.
 _LINK = re.compile(r"(?:wa\.me/|phone=|(?<!\w)tel:)(\+?[1-9]\d{7,14})(?!\d)", re.I)
@@ -83,22 +84,31 @@ class PhoneFinder:
 
     def find(self, text: str) -> Iterator[Span]:
         """Every valid number: international, or national and written or spoken of as a phone number."""
-        from phonenumbers import PhoneNumberFormat, PhoneNumberMatcher, format_number, region_code_for_number
+        for line in re.finditer(r"[^\n]+", text):
+            if _ENOUGH.search(line[0]):
+                for span in self._in_line(line[0]):
+                    yield Span(line.start() + span.start, line.start() + span.end, "PHONE", span.value)
 
-        if not _ENOUGH.search(text):
-            return
+    def _in_line(self, line: str) -> Iterator[Span]:
         taken: list[tuple[int, int]] = []
-        for region in (None, *self.regions):
-            view = blanked(text, taken)
-            for match in PhoneNumberMatcher(view, region):
-                # Above the first round, numbers with a plus sign are no longer there.
-                if region is None:
-                    self._seen.update(filter(None, [region_code_for_number(match.number)]))
-                elif not self._is_written_so(text, match.start, match.raw_string, region):
-                    continue
-                start = match.start + (match.raw_string.startswith("(") and ")" not in match.raw_string)
-                taken.append((start, match.end))
-                yield Span(start, match.end, "PHONE", format_number(match.number, PhoneNumberFormat.E164))
+        for start, raw, number, region in self._matches(line, taken):
+            if region is not None and not self._is_written_so(line, start, raw, region):
+                continue
+            opened = raw.startswith("(") and ")" not in raw
+            taken.append((start + opened, start + len(raw)))
+            yield Span(start + opened, start + len(raw), "PHONE", number)
+
+    def _matches(self, line: str, taken: list[tuple[int, int]]) -> Iterator[tuple[int, str, str, str | None]]:
+        """What is a number somewhere: international first, then by region what is not taken by then."""
+        from phonenumbers import Leniency, PhoneNumberFormat, PhoneNumberMatcher, format_number
+        from phonenumbers import region_code_for_number as region_of
+
+        for match in PhoneNumberMatcher(line, None, Leniency.VALID, TRIES):
+            self._seen.update(filter(None, [region_of(match.number)]))
+            yield match.start, match.raw_string, format_number(match.number, PhoneNumberFormat.E164), None
+        for region in self.regions:
+            for match in PhoneNumberMatcher(blanked(line, taken), region, Leniency.VALID, TRIES):
+                yield match.start, match.raw_string, format_number(match.number, PhoneNumberFormat.E164), region
 
     def _is_written_so(self, text: str, start: int, raw: str, region: str) -> bool:
         """Whether digits that would be a valid national number are meant as one."""

@@ -129,7 +129,7 @@ def judge(text: str, ios: bool) -> tuple[str, str | None]:
     if len(said) <= LONGEST and (kind := _kind(said)):
         return (said if kind == SERVICE else ""), kind
     own = text.startswith(MARK)
-    if ("<" in said or ")" in said) and (caption := _caption(said, own, ios)) is not None:
+    if ("<" in said or " (" in said) and (caption := _caption(said, own, ios)) is not None:
         return caption, None if caption else MEDIA
     at = text.rfind(MARK)
     if at > 0 and _kind(bare(text[at:])) == MEDIA:

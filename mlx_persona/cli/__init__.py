@@ -15,6 +15,7 @@ from mlx_persona.errors import Interrupted, PersonaError
 COMMANDS = {
     "clean": "data",
     "data": "data",
+    "review": "review",
     "sft": "train",
     "pairs": "train",
     "dpo": "train",

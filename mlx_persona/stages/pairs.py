@@ -8,33 +8,29 @@ Replies are kept as they are written, in ``partial.jsonl``; the same command con
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from mlx_persona import ui
 from mlx_persona.config import PairsConfig
-from mlx_persona.errors import Interrupted, PersonaError
-from mlx_persona.files import write_text
+from mlx_persona.errors import PersonaError
 from mlx_persona.generation.chat import find_model
 from mlx_persona.generation.engine import Reply, Sampling, replies
+from mlx_persona.generation.job import finish, finished, keeping, key_of
 from mlx_persona.models import adapters
 from mlx_persona.models.load import identity, load_model, load_tokenizer, resolve_model
 from mlx_persona.runs import newest, resolve_adapter
-from mlx_persona.schema import Conversation, Message, Pair, dump_line, write_jsonl
+from mlx_persona.schema import Conversation, Message, Pair, write_jsonl
 from mlx_persona.stages.training import adapter_hash
 from mlx_persona.tokens.dataset import load_split
 from mlx_persona.tokens.render import Renderer
 
-PARTIAL, REPORT = "partial.jsonl", "report.json"
 SPLITS = ("train", "valid")
 # At most this many pairs from one conversation, where there are conversations enough.
 _FEW = 4
@@ -97,7 +93,7 @@ def make_pairs(config: PairsConfig) -> PairsResult:
     if (done := _reusable(out, job.key)) is not None:
         ui.info(f"the pairs in {out} are up to date")
         return done
-    written = _write_replies(config, job, out / PARTIAL)
+    written = _write_replies(config, job, out)
     pairs, dropped = _judge(job, written, config.max_similarity)
     if not pairs["train"]:
         raise PersonaError(
@@ -109,10 +105,7 @@ def make_pairs(config: PairsConfig) -> PairsResult:
     seconds = round(time.perf_counter() - started, 1)
     counts = (len(pairs["train"]), len(pairs["valid"]), dropped["similar"], dropped["empty"], job.skipped)
     result = PairsResult(*counts, out, seconds)
-    # The report comes last: its key says that the files beside it are whole.
-    report = {"key": job.key, "model": job.model, "rejected_from": config.rejected_from, **result.to_json()}
-    write_text(out / REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    (out / PARTIAL).unlink(missing_ok=True)
+    finish(out, job.key, {"model": job.model, "rejected_from": config.rejected_from, **result.to_json()})
     return result
 
 
@@ -147,8 +140,7 @@ def _plan(config: PairsConfig) -> _Job:
         "sampling": [config.max_tokens, config.temperature, config.top_p, config.seed],
         "max_similarity": config.max_similarity,
     }
-    key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()
-    return _Job(model, adapter, sources, tuple(candidates), skipped, key)
+    return _Job(model, adapter, sources, tuple(candidates), skipped, key_of(depends))
 
 
 def _models(config: PairsConfig) -> tuple[str, Path | None]:
@@ -164,16 +156,23 @@ def _models(config: PairsConfig) -> tuple[str, Path | None]:
     return find_model(config.model, str(resolve_adapter(str(run))), ("sft",))
 
 
-def choose(conversations: Sequence[Conversation], split: str, n: int, seed: int) -> list[Candidate]:
+def choose(
+    conversations: Sequence[Conversation],
+    split: str,
+    n: int,
+    seed: int,
+    suits: Callable[[Candidate], bool] = lambda candidate: True,
+) -> list[Candidate]:
     """``n`` trained replies, spread evenly over the conversations, the same for the same seed.
 
-    A reply counts when a user turn stands right before it. Its prompt begins with the system message, if
-    there is one, and the first user turn.
+    A reply counts when a user turn stands right before it and it ``suits``. Its prompt begins with the
+    system message, if there is one, and the first user turn.
     """
     draw = random.Random(f"{seed} {split}")
     pools = []
     for number, conversation in enumerate(conversations, 1):
-        pool = _candidates(conversation, split, str(conversation.meta.get("id", f"{split}:{number}")))
+        name = str(conversation.meta.get("id", f"{split}:{number}"))
+        pool = [candidate for candidate in _candidates(conversation, split, name) if suits(candidate)]
         draw.shuffle(pool)
         pools.append(pool)
     draw.shuffle(pools)
@@ -211,80 +210,29 @@ def _rendered(chosen: Sequence[Candidate], renderer: Renderer, room: int) -> lis
 
 def _reusable(out: Path, key: str) -> PairsResult | None:
     """The result of an earlier run with the same key, if its files are there."""
-    try:
-        report = json.loads((out / REPORT).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return None
-    if report.get("key") != key or not all((out / f"{split}.jsonl").is_file() for split in SPLITS):
+    report = finished(out, key, [f"{split}.jsonl" for split in SPLITS])
+    if report is None:
         return None
     kept = {f.name: report[f.name] for f in fields(PairsResult)}
     return PairsResult(**{**kept, "path": out, "reused": True})
 
 
-def _write_replies(config: PairsConfig, job: _Job, partial: Path) -> dict[int, Reply]:
+def _write_replies(config: PairsConfig, job: _Job, out: Path) -> dict[int, Reply]:
     """Replies by number (candidate x sources + source): those kept from before, and the missing ones."""
-    written = _read_partial(partial, job.key)
     total = len(job.candidates) * len(job.sources)
-    written = {number: reply for number, reply in written.items() if number < total}
-    write_text(partial, dump_line({"key": job.key}) + "".join(_line(n, r) for n, r in written.items()))
-    if written:
-        ui.info(f"continuing: {len(written)} of {total} replies were written before")
-    if len(written) == total:
-        return written
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
-    with _kept_when_stopped(written, total), partial.open("a", encoding="utf-8") as file:
+    with keeping(out, job.key, total, "pairs") as kept:
+        if kept.whole:
+            return kept.written
         loaded = load_model(job.model)
-        began, before = time.perf_counter(), len(written)
-        with ui.progress("pairs", total, before) as bar:
-            for place, source in enumerate(job.sources):
-                if source == "sft" and job.adapter is not None:
-                    adapters.load_adapter(loaded.model, job.adapter, loaded.identity)
-                numbers = range(place, total, len(job.sources))
-                missing = [n for n in numbers if n not in written]
-
-                def keep(index: int, reply: Reply, missing: list[int] = missing) -> None:
-                    written[missing[index]] = reply
-                    file.write(_line(missing[index], reply))
-                    file.flush()
-                    rate = (len(written) - before) / (time.perf_counter() - began)
-                    bar.advance(1, f"{rate:.1f} replies/s")
-
-                prompts = [job.candidates[n // len(job.sources)].prompt for n in missing]
-                replies(loaded, prompts, sampling, batch_size=config.batch_size, rows=missing, on_reply=keep)
-    return written
-
-
-def _line(number: int, reply: Reply) -> str:
-    return dump_line({"reply": number, **reply._asdict()})
-
-
-def _read_partial(path: Path, key: str) -> dict[int, Reply]:
-    """Replies kept from an interrupted run with this key; a last line that was cut off is left out."""
-    written: dict[int, Reply] = {}
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError:
-        return written
-    if not lines or lines[0] != dump_line({"key": key}).strip():
-        return written
-    for line in lines[1:]:
-        try:
-            value = json.loads(line)
-            written[int(value["reply"])] = Reply(str(value["text"]), bool(value["cut"]))
-        except (json.JSONDecodeError, KeyError, TypeError):
-            break
-    return written
-
-
-@contextmanager
-def _kept_when_stopped(written: dict[int, Reply], total: int) -> Iterator[None]:
-    """Ctrl-C loses no reply that is whole."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped: {len(written)} of {total} replies are kept", "the same command continues from there"
-        ) from None
+        for place, source in enumerate(job.sources):
+            if source == "sft" and job.adapter is not None:
+                adapters.load_adapter(loaded.model, job.adapter, loaded.identity)
+            numbers = kept.missing(range(place, total, len(job.sources)))
+            prompts = [job.candidates[n // len(job.sources)].prompt for n in numbers]
+            keep = kept.keeper(numbers)
+            replies(loaded, prompts, sampling, batch_size=config.batch_size, rows=numbers, on_reply=keep)
+    return kept.written
 
 
 def _judge(job: _Job, written: dict[int, Reply], max_similarity: float) -> tuple[dict[str, list[Pair]], Counter[str]]:

@@ -302,7 +302,7 @@ def test_cleaning_shows_what_became_of_every_message(workspace: Path, runs: Runs
     assert "read" in out
     report = json.loads(Path("new/report.json").read_text())
     assert report["read"] == 72 == report["kept"] + report["context"] + sum(report["dropped"].values())
-    assert out.splitlines()[-1] == "new/report.json"
+    assert out.splitlines()[-2:] == ["new/report.json", "new/report.html"]
 
 
 def test_chat_answers_and_carries_out_commands(workspace: Path, runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -281,7 +281,8 @@ def test_a_stale_quarantine_goes(jsonl: Write, run: Run) -> None:
     result = run(jsonl(*(good(i) for i in range(19)), "{"))
     assert (result.out / "quarantine.jsonl").exists()
     run(jsonl(good(1)))
-    assert sorted(p.name for p in result.out.iterdir()) == ["report.json", "test.jsonl", "train.jsonl", "valid.jsonl"]
+    splits = ["test.jsonl", "train.jsonl", "valid.jsonl"]
+    assert sorted(p.name for p in result.out.iterdir()) == ["report.html", "report.json", *splits]
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,7 @@ def test_what_everybody_gets_because_it_is_short_is_no_boilerplate(text: str) ->
 
 def test_twenty_characters_can_be_boilerplate() -> None:
     assert sent("see you at the gyms!!", *"abcde").is_boilerplate("see you at the gyms") is False
-    assert sent("see you at the gym 12", *"abcde").is_boilerplate("see you at the gym 12") is True
+    assert sent("see you at the gym 1", *"abcde").is_boilerplate("see you at the gym 1") is True
 
 
 @given(st.lists(st.tuples(st.sampled_from([LONG, OTHER]), st.sampled_from("abcd")), max_size=14), st.randoms())

@@ -104,6 +104,9 @@ CODE = {
     "fenced": "```\nhere a\nthere b\nthen c\n```",
     "fenced with a name": "```python\nx = 1\nfor a in b:\n    x += a\n```",
     "fenced in one line": "```Traceback (most recent call last)```",
+    "fenced with a name, and short": "```python\na b\nc d\ne f\n```",
+    "a body": "for a in b:\n    do this\n    and that",
+    "comments": "x = 1\n# what this is for, in many words\ny = 2\n-- and what that is for\nz = 3",
     "rust": "thread 'main' panicked at src/main.rs:4:5:\nno shop\n   0: shop::open\n             at ./src/main.rs:4:5",
 }
 SPEECH = {
@@ -137,6 +140,7 @@ SPEECH = {
     ),
     "speech around a fence": "you have to type\n```\nmake all\n```\nand wait, it takes a few minutes on my machine",
     "indented speech": "roses are red\n    violets are blue (so they say)\n    and so on",
+    "indented under nothing": "so (here)\n  the one is here\n  the other is there\n  and that is all",
     "poem;": "the sea is grey;\nthe sky is too;\nthe wind is cold;",
     "dollars": "$ 20\n$ 30\n$50 in all = too much",
     "empty": "",
@@ -158,6 +162,15 @@ def test_speech_is_not_code(name: str) -> None:
 def test_code_in_a_longer_answer_is_no_dump(name: str) -> None:
     answer = "so this is what I have here, and it is not what I thought that it would be at all. " * 10
     assert code_dump(f"{answer}\n{CODE[name]}\n{answer}") is None
+
+
+def test_three_lines_that_may_be_code_are_code() -> None:
+    assert [code_dump("\n".join(["x = 1"] * n)) for n in (1, 2, 3)] == [None, None, "code"]
+
+
+def test_code_has_seven_tenths_of_the_characters() -> None:
+    code = "\n".join(["a(1);"] * 14)
+    assert [code_dump(f"{code}\n{'x' * speech}") for speech in (30, 31)] == ["code", None]
 
 
 @given(st.text())
@@ -248,4 +261,5 @@ def test_a_text_that_looks_like_two_turns_is_one() -> None:
     one = [Turn("user", "a\x00assistant\x00b"), Turn("user", "x")]
     two = [Turn("user", "a"), Turn("assistant", "b"), Turn("user", "x")]
     assert content_key(one) != content_key(two)
+    assert content_key([Turn("user", "auser b")]) != content_key([Turn("user", "a"), Turn("user", "b")])
     assert content_key([Turn("user", "auser 1 b")]) != content_key([Turn("user", "a"), Turn("user", "b")])

@@ -44,6 +44,19 @@ def test_a_mixed_text_has_none(pair: str) -> None:
     assert language(f"{SAID[one]}\n{SAID[two]}") is None
 
 
+def test_forty_bytes_of_letters_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(languages, "_best", lambda text: ("xx", 1.0))
+    assert [language(f"1, 2 {'abc' * 13}{more}") for more in ("", "d")] == [None, "xx"]
+    assert [language("где" * 6 + more) for more in ("г", "гд")] == [None, "xx"]
+    assert language("hahaha JAJAJA!! xDDD mmmm " * 20) is None
+
+
+def test_the_library_must_be_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    for confidence, expected in ((0.89, None), (0.9, "xx")):
+        monkeypatch.setattr(languages, "_best", lambda text, sure=confidence: ("xx", sure))
+        assert language(SAID["en"]) == expected
+
+
 def test_urls_names_and_laughter_do_not_count() -> None:
     noise = "https://example.org/wiki/das-ist-kein-englisch-und-hier-steht-nichts @jemandanders #feierabend hahahahaha"
     assert language(noise) is None
@@ -79,6 +92,7 @@ def test_a_language_like_a_wanted_one_is_not_set_aside(monkeypatch: pytest.Monke
     monkeypatch.setattr(languages, "language", lambda text: text)
     assert other_language("nb", frozenset({"da"})) is None
     assert other_language("nb", frozenset({"sv"})) == "language"
+    assert other_language("sv", frozenset({"da"})) == "language"
 
 
 def test_codes_are_checked() -> None:
