@@ -5,7 +5,7 @@ from it. A catch-phrase is two to four words that
 
 - are in at least 0.5 % of the person's replies, and in at least 5;
 - come at least 3 times as often, per word, in these replies as in what the others write in the same chats;
-- are not made of function words only: of those few words that make up half of what the others write.
+- are not made of function words only: of those few words that make up 60 % of what the others write.
 
 The comparison with the others needs no word list, so it works in every language that puts spaces between words.
 Gestures are exclamation marks, emoji, and the syllables of laughs and stretched words ("hahaha", "jajaja", "sooooo").
@@ -25,7 +25,7 @@ from itertools import pairwise
 from mlx_persona.schema import PLACEHOLDER
 
 MIN_SHARE, MIN_REPLIES, MIN_RATIO = 0.005, 5, 3.0
-FUNCTION_SHARE = 0.5
+FUNCTION_SHARE = 0.6
 LONGEST = 4
 # A longer reply has room for three catch-phrases.
 PILE_WORDS, PILE = 60, 3
@@ -35,6 +35,7 @@ ORDINARY, FEW_GESTURES = 0.99, 6
 SAMPLE, SAMPLE_CHARS, SEED = 10_000, 1000, 1
 
 _WORD = re.compile(r"[^\W_]+")
+_SPACES = {code: " " for code in range(128) if not chr(code).isalnum()}
 _EMOJI = re.compile("[\u2600-\u27bf\U0001f300-\U0001faff]")
 
 Phrase = tuple[str, ...]
@@ -42,17 +43,18 @@ Phrase = tuple[str, ...]
 
 def words(text: str) -> list[str]:
     """The words to compare: in small letters, without apostrophes, punctuation and placeholders of personal data."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text).replace("’", "")
     if "[" in text:
         text = PLACEHOLDER.sub(" ", text)
-    return _WORD.findall(text.replace("'", "").casefold())
+    if text.isascii():  # the same as below, four times as fast
+        return text.replace("'", "").translate(_SPACES).lower().split()
+    text = unicodedata.normalize("NFC", text).replace("’", "").replace("'", "")
+    return _WORD.findall(text.casefold())
 
 
 def gestures(text: str, said: Sequence[str]) -> int:
     """How many gestures a text has, whose words are ``said``."""
-    stretched = sum(len(w) // 2 for w in said if len(w) > 3 and len(set(w)) <= 2 and not w.isdigit())
-    return text.count("!") + stretched + (0 if text.isascii() else len(_EMOJI.findall(text)))
+    stretched = [w for w in said if len(w) > 3 and w[2] in w[:2] and len(set(w)) <= 2 and not w.isdigit()]
+    return text.count("!") + sum(len(w) // 2 for w in stretched) + (0 if text.isascii() else len(_EMOJI.findall(text)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +157,7 @@ def _phrases(text: Sequence[str], wanted: dict[Phrase, int]) -> Iterator[Phrase]
 
 
 def _function_words(counts: Counter[str]) -> set[str]:
-    """The commonest words, that together make up half of a text."""
+    """The commonest words, that together make up 60 % of a text."""
     function, left = set(), FUNCTION_SHARE * counts.total()
     for word, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         if left <= 0:

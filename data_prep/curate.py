@@ -75,6 +75,8 @@ def set_boilerplate_aside(drafts: Sequence[Draft]) -> None:
     for draft in drafts:
         for _, turn in trained(draft):
             seen.add(turn.text, draft.contact or draft.id)
+    if not seen.any():
+        return
     for draft in drafts:
         for place, turn in trained(draft):
             if seen.is_boilerplate(turn.text):

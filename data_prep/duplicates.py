@@ -172,12 +172,21 @@ class Boilerplate:
             chats.append(number)
         self._sent[key] = (times + 1, *chats)
 
+    def any(self) -> bool:
+        """Whether any reply is boilerplate."""
+        return any(map(self._often, self._sent.values()))
+
     def is_boilerplate(self, text: str) -> bool:
         """Whether the reply, as :func:`normal` gives it, was sent so often, and in so many chats."""
-        times, *chats = self._sent.get(self._key(text) or b"", (0,))
+        return self._often(self._sent.get(self._key(text) or b"", (0,)))
+
+    def _often(self, sent: tuple[int, ...]) -> bool:
+        times, *chats = sent
         return times >= self.MIN_TIMES and len(chats) >= self.MIN_CHATS
 
     def _key(self, text: str) -> bytes | None:
+        if len(text) < self.MIN_CHARS and text.isascii():  # nothing grows that is plain already
+            return None
         said = normal(text)
         if len(said) < self.MIN_CHARS or len(set(said)) < self.MIN_DIFFERENT:
             return None

@@ -66,7 +66,8 @@ _MAYBE_CODE = re.compile(
     re.VERBOSE,
 )
 # Every dump has one of these somewhere; most speech has none, and is done with quickly.
-_TRACES = (*"{[(;=<>`#$@", "import ", "Error", "Exception", "panicked", *_LEVELS)
+_TRACES = (*"{[(;=<>`#$@", ":\n", "import ", "Error", "Exception", "panicked", *_LEVELS)
+_TRACE = re.compile("|".join(map(re.escape, _TRACES)))
 _FENCE = "```"
 _DIFF = ("diff --git", "@@ ", "--- ", "+++ ")
 _COMMENTS = ("# ", "* ", "-- ")
@@ -107,7 +108,7 @@ def reply_reason(turn: Turn, rules: Rules) -> str | None:
     """
     return (
         turn.aside
-        or meta(turn.text, rules.meta_patterns)
+        or (meta(turn.text, rules.meta_patterns) if rules.meta_patterns else None)
         or (links_only(turn.text) if rules.links else None)
         or (too_long(turn.text, rules.max_chars) if rules.max_chars else None)
         or (code_dump(turn.text) if rules.code else None)
@@ -119,7 +120,8 @@ def judge(turn: Turn, rules: Rules) -> Turn:
     """The turn, with the reason why it is set aside if it is a reply and there is one."""
     if turn.role != ASSISTANT:
         return turn
-    return replace(turn, aside=reply_reason(turn, rules))
+    reason = reply_reason(turn, rules)
+    return turn if reason == turn.aside else replace(turn, aside=reason)
 
 
 def is_short(turn: Turn, min_chars: int) -> bool:
@@ -162,7 +164,7 @@ def code_dump(text: str) -> str | None:
     a diff; between lines of code, indented lines and comments are code too. The text is a dump if all these
     hold ``CODE_SHARE`` of its characters, and one of them is surely code or ``CODE_LINES`` may be.
     """
-    if not any(trace in text for trace in _TRACES):
+    if _TRACE.search(text) is None:
         return None
     surely = maybe = indented = code_chars = chars = 0
     diff = False

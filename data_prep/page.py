@@ -62,21 +62,15 @@ SPLITS = {
     "test": "the latest: held out for the report card",
 }
 LANGUAGES = {
+    **{"af": "Afrikaans", "bg": "Bulgarian", "bn": "Bengali", "ca": "Catalan", "et": "Estonian", "hr": "Croatian"},
+    **{"lt": "Lithuanian", "lv": "Latvian", "ms": "Malay", "nn": "Nynorsk", "sk": "Slovak", "sl": "Slovene"},
+    **{"sr": "Serbian", "sw": "Swahili", "ta": "Tamil", "tl": "Tagalog", "ur": "Urdu"},
     **{"ar": "Arabic", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek", "en": "English", "es": "Spanish"},
     **{"fa": "Persian", "fi": "Finnish", "fr": "French", "he": "Hebrew", "hi": "Hindi", "hu": "Hungarian"},
     **{"id": "Indonesian", "it": "Italian", "ja": "Japanese", "ko": "Korean", "nb": "Norwegian", "nl": "Dutch"},
     **{"pl": "Polish", "pt": "Portuguese", "ro": "Romanian", "ru": "Russian", "sv": "Swedish", "th": "Thai"},
     **{"tr": "Turkish", "uk": "Ukrainian", "vi": "Vietnamese", "zh": "Chinese"},
     "unsure": "too short or too mixed to tell",
-}
-# The mix of the phase-aware fine-tuning paper (section 4.2), in percent.
-TARGET = {
-    "canonical_voice": 45,
-    "difficult_honesty": 13,
-    "pushback": 11,
-    "restraint": 9,
-    "imperfection_memory": 10,
-    "exploration_multi_valid": 12,
 }
 MAX_BARS = 120
 
@@ -102,7 +96,9 @@ small, .soft, summary, th { color: var(--soft); font-size: .875rem; font-weight:
 code { font-size: .9em; }
 table { width: 100%; border-collapse: collapse; margin: .5rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .5rem .35rem 0; border-bottom: 1px solid var(--line); }
-.n { text-align: right; white-space: nowrap; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
+.n { text-align: right; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
+td.n { white-space: nowrap; }
+td:first-child { min-width: 6.5rem; }
 small { display: block; }
 ul { margin: .25rem 0; padding-left: 1.2rem; }
 li { white-space: pre-wrap; overflow: hidden; unicode-bidi: isolate; }
@@ -158,9 +154,10 @@ def _headline(report: Mapping[str, Any]) -> str:
         (_number(report["read"]), "messages read"),
     ]
     if time["first"]:
-        facts.append((time["first"] if time["first"] == time["last"] else f"{time['first']} to {time['last']}", "time"))
+        days = dict.fromkeys((time["first"], time["last"]))
+        facts.append((" to ".join(days), "first and last day"))
     cells = "".join(f"<div><b>{_text(value)}</b>{name}</div>" for value, name in facts)
-    files = ", ".join(f"{_number(n)} of {_text(name)}" for name, n in report["sources"].items())
+    files = ", ".join(f"{_number(n)} {_text(name)}" for name, n in report["sources"].items())
     return (
         f"<h1>Cleaned chats of <bdi>{_who(report)}</bdi></h1>\n"
         f'<div class="facts">{cells}</div>\n'
@@ -290,26 +287,21 @@ def _languages(shares: Mapping[str, float]) -> str:
 
 
 def _tags(tags: Mapping[str, Any]) -> str:
-    """The mix of the tagged replies against the paper's, tiers, and how many sound performed."""
+    """The mix of the replies against the paper's, tiers, and how many sound performed."""
     if not tags:
         return ""
-    buckets = tags["buckets"]
-    total = sum(buckets.values())
-    rows = [
-        (
-            _text(name),
-            _number(buckets.get(name, 0)),
-            _percent(buckets.get(name, 0), total),
-            f"{TARGET[name]} %" if name in TARGET else "",
-        )
-        for name in [*TARGET, *(name for name in buckets if name not in TARGET)]
-    ]
-    tiers = [(_text(name), _number(n), _percent(n, total)) for name, n in tags["tiers"].items()]
+    kinds = [(*_row(name, sizes), _percent(sizes["target"], 1)) for name, sizes in tags["buckets"].items()]
+    tiers = [_row(name, sizes) for name, sizes in tags["tiers"].items()]
+    performed = _row("sounds performed", tags["performative"])
     return (
-        _table(("kind", "replies", "share", "paper's"), rows)
-        + (_table(("tier", "replies", "share"), tiers) if tiers else "")
-        + f"<p>Replies that sound performed: {_number(tags['performative'])}.</p>"
+        _table(("kind, told by simple rules", "replies", "share", "paper's"), kinds)
+        + _table(("how often to train on it", "replies", "share"), tiers)
+        + _table(("overdone", "replies", "share"), [performed])
     )
+
+
+def _row(name: str, sizes: Mapping[str, Any]) -> tuple[str, str, str]:
+    return _text(name), _number(sizes["replies"]), _percent(sizes["share"], 1)
 
 
 def _splits(report: Mapping[str, Any]) -> str:

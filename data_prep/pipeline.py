@@ -131,6 +131,7 @@ def _begin(config: CleanConfig) -> Cleaning:
         if redacts:
             others = [name for name in known if name not in run.names]
             run.redactor = Redactor(others, own=run.names, region=config.region or None)
+            run.ledger.hide = run.redactor.redact
     return run
 
 
@@ -154,7 +155,8 @@ def _read(items: Iterable[tuple[Source, Item]], run: Cleaning) -> Iterator[Draft
         turns = _turns(item, run.names_in(source), ledger)
         if not turns:
             continue
-        draft = Draft(turns, source.name, item.id, item.meta.get("chat"), item.start, item.meta)
+        chat = item.meta.get("chat")
+        draft = Draft(turns, source.name, item.id, chat if isinstance(chat, str) else None, item.start, item.meta)
         if not window.holds(draft.time):
             ledger.drop("outside_dates", turns)
             continue

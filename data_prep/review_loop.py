@@ -95,8 +95,8 @@ def review(
     try:
         sitting.run()
     except KeyboardInterrupt:
-        decided = sitting.summary().decided
-        raise Interrupted(f"stopped: {decided} decisions are kept", "the same command continues from there") from None
+        done = f"{sitting.summary().decided} of {len(replies)} decided"
+        raise Interrupted(f"stopped: {done}, and kept in {file}", "the same command continues from there") from None
     return sitting.summary()
 
 

@@ -9,6 +9,7 @@ from mlx_persona.schema import Conversation
 
 # Unix times above this are in milliseconds: as seconds they would lie after the year 5000.
 _MILLISECONDS = 1e11
+_ENDLESS = 1e18
 
 
 def timestamp(start: object) -> float | None:
@@ -19,7 +20,7 @@ def timestamp(start: object) -> float | None:
         except ValueError:
             return None
         return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    if isinstance(start, bool) or not isinstance(start, int | float) or not math.isfinite(start):
+    if isinstance(start, bool) or not isinstance(start, int | float) or not abs(start) < _ENDLESS:
         return None
     return start / 1000 if abs(start) > _MILLISECONDS else float(start)
 

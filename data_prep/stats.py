@@ -14,6 +14,7 @@ from typing import Any
 
 from data_prep import languages
 from data_prep.split import timestamp
+from data_prep.tags import BUCKETS, TIERS, Tag, mix
 from mlx_persona.errors import PersonaError
 from mlx_persona.schema import Conversation
 
@@ -22,6 +23,8 @@ CHAR_BINS = (0, 10, 20, 40, 80, 160, 320, 640, 1280)
 WORD_BINS = (0, 2, 4, 8, 16, 32, 64, 128)
 # So many replies are looked at for their languages: that takes half a second.
 SAMPLE = 500
+
+_BUCKETS = tuple(BUCKETS)
 
 
 def summary(splits: Mapping[str, Sequence[Conversation]]) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def summary(splits: Mapping[str, Sequence[Conversation]]) -> dict[str, Any]:
         "turns": spread(Counter(sum(m.role != "system" for m in c.messages) for c in conversations)),
         "contacts": contacts(conversations),
         "time": time_span(conversations),
-        "tags": tags(conversations),
+        "tags": tag_mix(conversations),
         "languages": spoken,
         "notes": notes,
     }
@@ -118,22 +121,16 @@ def time_span(conversations: Iterable[Conversation]) -> dict[str, Any]:
     }
 
 
-def tags(conversations: Iterable[Conversation]) -> dict[str, Any]:
-    """How many replies are in each of the ``buckets`` and ``tiers``, and ``performative``; empty without tags."""
-    every = [
-        tag
+def tag_mix(conversations: Iterable[Conversation]) -> dict[str, Any]:
+    """What :func:`data_prep.tags.mix` says about the replies that have a tag; empty without any."""
+    found = [
+        Tag(tag["bucket"], tag["tier"], tag.get("performative") is True)
         for conversation in conversations
-        if isinstance(found := conversation.meta.get("tags"), list)
-        for tag in found
-        if isinstance(tag, dict) and isinstance(tag.get("bucket"), str)
+        if isinstance(listed := conversation.meta.get("tags"), list)
+        for tag in listed
+        if isinstance(tag, dict) and tag.get("bucket") in _BUCKETS and tag.get("tier") in TIERS
     ]
-    if not every:
-        return {}
-    return {
-        "buckets": _ranked(Counter(tag["bucket"] for tag in every)),
-        "tiers": _ranked(Counter(tag["tier"] for tag in every if isinstance(tag.get("tier"), str))),
-        "performative": sum(bool(tag.get("performative")) for tag in every),
-    }
+    return mix(found) if found else {}
 
 
 def _languages(replies: Sequence[str]) -> tuple[dict[str, float], list[str]]:
@@ -153,10 +150,6 @@ def _day(start: object) -> datetime | None:
         return None if time is None else datetime.fromtimestamp(time, UTC)
     except (OverflowError, OSError, ValueError):  # before year 1 or after year 9999
         return None
-
-
-def _ranked(counts: Counter[str]) -> dict[str, int]:
-    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
 
 
 def _share(part: int, whole: int) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -71,20 +71,21 @@ class Condition:
     phrases: tuple[str, ...] = ()
     starts: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    signs: tuple[str, ...] = ()
     regex: re.Pattern[str] | None = None
     min_words: int | None = None
     max_words: int | None = None
     question: bool | None = None
 
     def fits(self, text: _Text) -> bool:
-        """Whether all of it holds; what is quick to see first."""
+        """Whether all of it holds but ``phrases``, which an :class:`_Index` sees to; what is quick to see first."""
         return (
             (self.min_words is None or text.count >= self.min_words)
             and (self.max_words is None or text.count <= self.max_words)
             and (not self.starts or text.padded.startswith(self.starts))
             and (self.question is None or self.question == text.typed.rstrip().endswith(("?", "？", "؟")))
-            and (not self.phrases or any(p in text.padded for p in self.phrases))
-            and not any(p in text.padded for p in self.without)
+            and (not self.signs or any(sign in text.typed for sign in self.signs))
+            and (not self.without or not any(phrase in text.padded for phrase in self.without))
             and (self.regex is None or self.regex.search(text.typed) is not None)
         )
 
@@ -119,16 +120,14 @@ class Tagger:
     def __init__(self, rules: Rules, habits: Habits | None = None) -> None:
         self._rules = rules.rules
         self._habits = habits
-        self._replies = _Index((n, rule.reply) for n, rule in enumerate(self._rules))
-        unindexed = ((n, rule.prompt) for n, rule in enumerate(self._rules) if n not in self._replies.numbers)
-        self._prompts = _Index(unindexed)
-        self._always = set(range(len(self._rules))) - self._replies.numbers - self._prompts.numbers
+        self._replies = _Index([rule.reply for rule in self._rules])
+        self._prompts = _Index([rule.prompt for rule in self._rules])
 
     def tag(self, prompt: str, reply: str) -> Tag:
         """The tag of a reply to a prompt (what the others wrote since the reply before). Nothing is remembered."""
         said, asked = _Text(reply), _Text(prompt)
         found: dict[str, str] = {}
-        for number in sorted(self._always | self._replies.candidates(said) | self._prompts.candidates(asked)):
+        for number in sorted(self._replies.candidates(said) & self._prompts.candidates(asked)):
             rule = self._rules[number]
             if (
                 rule.kind not in found
@@ -141,27 +140,26 @@ class Tagger:
 
 
 class _Index:
-    """Which rules a text may fit by their phrases: those with a phrase whose longest word it has.
+    """Which of many conditions hold as to their phrases: one look per word of the text, not one per phrase."""
 
-    Only time is saved; the rules themselves are asked afterwards.
-    """
-
-    def __init__(self, conditions: Iterable[tuple[int, Condition | None]]) -> None:
-        self.numbers: set[int] = set()
-        self._by_word: dict[str, set[int]] = {}
-        for number, condition in conditions:
+    def __init__(self, conditions: Sequence[Condition | None]) -> None:
+        self._without_phrases = {n for n, c in enumerate(conditions) if c is None or not c.phrases}
+        self._by_word: dict[str, list[tuple[str, int]]] = {}
+        for number, condition in enumerate(conditions):
             for phrase in condition.phrases if condition else ():
-                self.numbers.add(number)
-                self._by_word.setdefault(max(phrase.split(), key=len), set()).add(number)
+                # A phrase is looked for where its longest word is: mostly the rarest.
+                self._by_word.setdefault(max(phrase.split(), key=len), []).append((phrase, number))
 
     def candidates(self, text: _Text) -> set[int]:
-        """The numbers of these rules."""
-        hits = self._by_word.keys() & text.words
-        return set().union(*(self._by_word[word] for word in hits))
+        """The numbers of the conditions that have no phrases, or one that is in the text."""
+        found = self._without_phrases.copy()
+        for word in self._by_word.keys() & text.words:
+            found.update([number for phrase, number in self._by_word[word] if phrase in text.padded])
+        return found
 
 
 def mix(tags: Iterable[Tag]) -> dict[str, Any]:
-    """How many replies have each bucket and tier, and what share of all; ``target`` is a bucket's share in the paper."""
+    """How many replies have each bucket and tier, and what share that is; ``target`` is the paper's share."""
     counts = Counter(tags)
     total = counts.total()
     having: Counter[str] = Counter()
@@ -248,6 +246,14 @@ def _phrases(value: object, where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def _signs(value: object, where: str) -> tuple[str, ...]:
+    found = _list(value, where)
+    for item in found:
+        if not isinstance(item, str) or not item:
+            raise PersonaError(f"{where} must be a list of texts, and {item!r} is none")
+    return tuple(found)
+
+
 def _regex(value: object, where: str) -> re.Pattern[str]:
     if not isinstance(value, str):
         raise PersonaError(f"{where} must be text, got {value!r}")
@@ -279,6 +285,7 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "phrases": _phrases,
     "starts": _phrases,
     "without": _phrases,
+    "signs": _signs,
     "regex": _regex,
     "min_words": _whole,
     "max_words": _whole,

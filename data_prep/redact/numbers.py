@@ -13,8 +13,9 @@ from mlx_persona.errors import PersonaError
 
 _GAP = r"[ \u00a0\u2009\u202f-]"
 _DIGITS = re.compile(rf"(?<![\w.,])\d(?:{_GAP}?\d){{12,60}}(?!\w)")
+_Brand = tuple[re.Pattern[str], tuple[int, ...]]
 # Who issues cards with such a beginning, and how long their numbers are.
-_BRANDS = (
+_BRANDS: tuple[_Brand, ...] = (
     (re.compile(r"4"), (16, 13)),
     (re.compile(r"5[1-5]|222[1-9]|22[3-9]|2[3-6]|27[01]|2720"), (16,)),
     (re.compile(r"3[47]"), (15,)),
@@ -24,7 +25,7 @@ _BRANDS = (
     (re.compile(r"3(?:0[0-5]|[689])"), (14,)),
 )
 # Maestro and long Visa numbers look like any number: they must be said to be cards.
-_RARE = ((re.compile(r"4"), (19,)), (re.compile(r"50|5[6-9]|6"), tuple(range(12, 20))))
+_RARE: tuple[_Brand, ...] = ((re.compile(r"4"), (19,)), (re.compile(r"50|5[6-9]|6"), tuple(range(12, 20))))
 _CARD_WORD = re.compile(
     r"\b(?:card|cards|visa|maestro|mastercard|amex|kreditkarte|kartennummer|karte|carte|tarjeta|carta|cartão|карта)\b",
     re.I,
@@ -116,8 +117,9 @@ def cards(text: str) -> Iterator[Span]:
     """Card numbers: an issuer's beginning and length, and the right check digit."""
     from stdnum import luhn
 
+    brands: tuple[_Brand, ...] = ()
     for m in _DIGITS.finditer(text):
-        brands = _BRANDS + _RARE if _CARD_WORD.search(text) else _BRANDS
+        brands = brands or (_BRANDS + _RARE if _CARD_WORD.search(text) else _BRANDS)
         for start, end, number in _stretches(m):
             if any(b.match(number) and len(number) in sizes for b, sizes in brands) and luhn.is_valid(number):
                 yield Span(start, end, "CARD", number)

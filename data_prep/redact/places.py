@@ -149,8 +149,10 @@ def coordinates(text: str) -> Iterator[Span]:
     for m in _KEYED.finditer(text):
         if _on_earth(m["a"], m["b"]):
             yield Span(m.start("a"), m.end("b"), "COORD", f"{m['a']},{m['b']}")
-    for m in _PAIR.finditer(text):
-        if _on_earth(m["a"], m["b"]) and _is_place(m, text):
+    pairs = [m for m in _PAIR.finditer(text) if _on_earth(m["a"], m["b"])]
+    said = bool(pairs) and _PLACE_WORD.search(text) is not None
+    for m in pairs:
+        if said or _is_place(m):
             yield Span(m.start(), m.end(), "COORD", f"{m['a']},{m['b']}")
 
 
@@ -158,9 +160,7 @@ def _on_earth(latitude: str, longitude: str) -> bool:
     return abs(float(latitude.replace("−", "-"))) <= 90 and abs(float(longitude.replace("−", "-"))) <= 180
 
 
-def _is_place(m: re.Match[str], text: str) -> bool:
+def _is_place(m: re.Match[str]) -> bool:
     """Whether two decimal numbers are a place: three decimals alone are thousands or measures, so they need a word."""
     decimals = min(len(m["a"].partition(".")[2]), len(m["b"].partition(".")[2]))
-    if any(s.strip() for s in (m["as"] or "", m["bs"] or "")) or _PLACE_WORD.search(text):
-        return True
-    return decimals >= 4
+    return decimals >= 4 or any(s.strip() for s in (m["as"] or "", m["bs"] or ""))

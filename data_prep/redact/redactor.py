@@ -116,47 +116,51 @@ class Redactor:
 
     def _spans(self, text: str) -> list[Span]:
         """What is found, none over another: what detectors find first hides it from later ones."""
-        kept = _kept(text) if "[" in text else []
-        spans: list[Span] = []
+        page = _Page(text)
         if _SIGNS.search(text) is None:
             small = text.lower()
             if not any(stem in small for stem in _STEMS):
-                return self._in_view(text, spans, kept)
+                page.take(self._names.find(page.view()))
+                return page.spans
         links = []
-        for start, end, secret in urls(blanked(text, kept)):
+        for start, end, secret in urls(page.view()):
             if secret:
-                _take(spans, [Span(start, end, "URL", text[start:end])], kept)
+                page.take([Span(start, end, "URL", text[start:end])])
             else:
                 links.append((start, end))
-        view = _view(text, spans, kept)
-        _take(spans, emails(view), kept)
-        _take(spans, keys(_view(text, spans, [*kept, *links])), kept)
+        page.take(emails(page.view()))
+        page.take(keys(page.view(links)))
         if _DIGIT.search(text):
-            _take(spans, phones.linked(_view(text, spans, kept)), kept)
-            _take(spans, coordinates(_view(text, spans, kept)), kept)
-            _take(spans, ips(_view(text, spans, kept)), kept)
+            for find in (phones.linked, coordinates, ips):
+                page.take(find(page.view()))
             for find in (numbers.ibans, numbers.cards, numbers.ids, self._phones.find, addresses):
-                _take(spans, find(_view(text, spans, [*kept, *links])), kept)
-        return self._in_view(text, spans, kept)
-
-    def _in_view(self, text: str, spans: list[Span], kept: list[tuple[int, int]]) -> list[Span]:
-        return spans + self._names.find(_view(text, spans, kept))
+                page.take(find(page.view(links)))
+        page.take(self._names.find(page.view()))
+        return page.spans
 
 
-def _kept(text: str) -> list[tuple[int, int]]:
-    """Where placeholders stand already."""
-    return [m.span() for m in PLACEHOLDER.finditer(text)]
+class _Page:
+    """A text, what was found in it so far, and the placeholders that it had before."""
 
+    def __init__(self, text: str) -> None:
+        self.spans: list[Span] = []
+        self._text = text
+        self._taken = [m.span() for m in PLACEHOLDER.finditer(text)] if "[" in text else []
+        self._mask: bytearray | None = None
 
-def _view(text: str, spans: list[Span], kept: list[tuple[int, int]]) -> str:
-    """The text without what was found."""
-    places = [(s.start, s.end) for s in spans] + kept
-    return blanked(text, places) if places else text
+    def view(self, hidden: Iterable[tuple[int, int]] = ()) -> str:
+        """The text with blanks for what was found and for what is hidden."""
+        places = [*self._taken, *hidden]
+        return blanked(self._text, places) if places else self._text
 
-
-def _take(spans: list[Span], found: Iterable[Span], kept: list[tuple[int, int]]) -> None:
-    """Add what lies over nothing that was found before."""
-    for span in found:
-        taken = [(s.start, s.end) for s in spans] + kept
-        if not any(start < span.end and span.start < end for start, end in taken):
-            spans.append(span)
+    def take(self, found: Iterable[Span]) -> None:
+        """Add what lies over nothing that was found before."""
+        for span in found:
+            if self._mask is None:
+                self._mask = bytearray(len(self._text))
+                for start, end in self._taken:
+                    self._mask[start:end] = b"\1" * (end - start)
+            if self._mask.find(1, span.start, span.end) < 0:
+                self._mask[span.start : span.end] = b"\1" * (span.end - span.start)
+                self._taken.append((span.start, span.end))
+                self.spans.append(span)

@@ -135,10 +135,12 @@ def _is_random_part(part: str) -> bool:
 
 def ips(text: str) -> Iterator[Span]:
     """Addresses of the internet protocol, 4 and 6, without those that every machine has (127.0.0.1, 0.0.0.0, masks)."""
-    for m in _V4.finditer(text):
+    fours = list(_V4.finditer(text))
+    said = bool(fours) and _HOST.search(text) is not None
+    for m in fours:
         before = text[max(0, m.start() - _NEAR) : m.start()]
         section = _SINGLE.fullmatch(m[0]) and text[m.end() : m.end() + 1] not in tuple("/:")
-        if _HOST.search(text) or not (section or _VERSION.search(before)):
+        if said or not (section or _VERSION.search(before)):
             yield from _ip(m)
     for m in _V6.finditer(text):
         groups = [g for g in m[0].split(":") if g]

@@ -8,7 +8,8 @@ def word_set(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What English chats often say in small letters; people call themselves by such words too.
+# What English chats often say in small letters, as counted in the Chit-Chat conversations; people call themselves
+# by such words too.
 COMMON = word_set("""
     ability able about above abroad absolutely accent accept accepted access accident accidentally account accounting
     accurate across act acting action active activities actual actually add admire admit adult advanced advantage
@@ -193,6 +194,6 @@ MONTHS = word_set("""
 
 # After these, a capitalised word that begins a sentence is a verb: Will you, May I, Mark my.
 FOLLOWERS = word_set("""
-    a an anybody anyone anything be everyone he her his i it my not our she somebody someone something that the their
-    there these they this those we what who you your
+    a all an anybody anyone anything as be do everyone he her his i if it my no not of our she somebody someone
+    something that the their there these they this those to we what who you your
 """)

@@ -118,9 +118,13 @@ def report(**changes: Any) -> dict[str, Any]:
                 "undated": 243,
             },
             "tags": {
-                "buckets": {"canonical_voice": 251, "banter": 252},
-                "tiers": {"CORE": 261, "LOW_FREQ": 262},
-                "performative": 27,
+                "replies": 1604 + 174 + 184,
+                "buckets": {
+                    "canonical_voice": {"replies": 1251, "share": 0.6376, "target": 0.45},
+                    "exploration": {"replies": 711, "share": 0.3624, "target": 0.12},
+                },
+                "tiers": {"CORE": {"replies": 1261, "share": 0.6427}, "LOW_FREQ": {"replies": 262, "share": 0.1335}},
+                "performative": {"replies": 27, "share": 0.0138},
             },
             "languages": {"en": 0.7071, "tlh": 0.2, "unsure": 0.0929},
             "notes": ["a note on numbers"],
@@ -159,7 +163,7 @@ def test_a_page_has_all_sections_in_order() -> None:
     assert "Cleaned chats of Anna" in parsed.text
     assert "The length limit drops 16.5 % of the 50,021 replies; --min-chars 0 keeps all." in parsed.text
     assert "2018-11-05 to 2019-02-07" in parsed.text
-    assert "201 of whatsapp, 202 of telegram" in parsed.text
+    assert "201 whatsapp, 202 telegram" in parsed.text
     assert "nearly the same as one that is trained on: 47." in parsed.text
     assert [parsed.items[i] for i in (-2, -1)] == ["a note on reading", "a note on numbers"]
 
@@ -173,10 +177,9 @@ def test_examples_and_sentences_stand_with_their_reasons() -> None:
 
 def test_the_mix_stands_beside_the_paper_s() -> None:
     text = Parsed(page(report())).text
-    assert "canonical_voice 251 49.9 % 45 %" in text
-    assert "exploration_multi_valid 0 0.0 % 12 %" in text
-    assert "banter 252 50.1 % tier" in text
-    assert "CORE 261 51.9 % LOW_FREQ 262 52.1 %" in text
+    assert "canonical_voice 1,251 63.8 % 45.0 % exploration 711 36.2 % 12.0 %" in text
+    assert "CORE 1,261 64.3 % LOW_FREQ 262 13.4 %" in text
+    assert "sounds performed 27 1.4 %" in text
 
 
 def test_the_bar_and_the_months_are_drawn_to_scale() -> None:
@@ -215,7 +218,8 @@ def hostile(text: str) -> dict[str, Any]:
         out=text,
         person={"names": [text], "replies": 7, "short_share": 0.5},
     )
-    shown["stats"]["tags"] = {"buckets": {text: 1}, "tiers": {text: 1}, "performative": 0}
+    one = {"replies": 1, "share": 1.0}
+    shown["stats"]["tags"] = {"buckets": {text: one | {"target": 0.5}}, "tiers": {text: one}, "performative": one}
     shown["stats"]["languages"] = {text: 1.0}
     shown["stats"]["notes"] = [text]
     return shown

@@ -182,7 +182,26 @@ def test_words_alone_are_never_changed(text: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["a", "1", "1 ", "A-", "a.", "Ab ", "(1", "x@", "1.", "/a", "password ", "AB12", "::1", "<a@", "Street 1 ", "\x00"],
+    [
+        "a",
+        "1",
+        "1 ",
+        "A-",
+        "a.",
+        "Ab ",
+        "(1",
+        "x@",
+        "1.",
+        "/a",
+        "password ",
+        "AB12",
+        "::1",
+        "<a@",
+        "Street 1 ",
+        "\x00",
+        "a@b.de ",
+        "1.2345,6.7891 ",
+    ],
 )
 def test_a_very_long_line_takes_no_long(piece: str) -> None:
     began = time.process_time()
@@ -263,6 +282,8 @@ def test_a_first_name_of_two_people_is_neither_of_them() -> None:
         ((), None, "+34 612 345 678; llama al 612 345 679", "[PHONE_1]; llama al [PHONE_2]"),
         ((), None, "https://wa.me/491711234567 tel:+491711234567", "https://wa.me/[PHONE_1] tel:[PHONE_1]"),
         ((), None, "01.02.2024 18:00, 2024-01-02 12:34", "01.02.2024 18:00, 2024-01-02 12:34"),
+        (("+abc", "+1"), None, "tel 0171 1234567", "tel [PHONE_1]"),
+        ((), None, "01234567890", "01234567890"),
         ((), None, "07 15 23 31 39 42", "07 15 23 31 39 42"),
         ((), None, "https://x.com/a/status/12127365000", "https://x.com/a/status/12127365000"),
     ],
@@ -319,6 +340,8 @@ RUN = "Zk3x9QpL" + "7vR2mT8w" + "Yb5NcJ4h" + "Gs6DfA1e"
         ("https://h.de/?a=1&sig=abcd1234", "[URL_1]"),
         ("chat.whatsapp.com/AbCdEf12", "[URL_1]"),
         ("https://h.de/share/holiday-pictures", "https://h.de/share/holiday-pictures"),
+        ("https://x7Kp2mQ9vR4tL8wZ3n@h.de/", "[URL_1]"),
+        ("https://h.de/x/Ab3dEf6hIj9Kl2Mn5Op", "[URL_1]"),
         ("https://youtu.be/dQw4w9WgXcQ?t=43", "https://youtu.be/dQw4w9WgXcQ?t=43"),
         ("https://h.de/a?mail=al@b.de", "https://h.de/a?mail=[EMAIL_1]"),
         ("password: hunter", "password: [KEY_1]"),

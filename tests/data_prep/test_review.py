@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep import review
@@ -470,7 +470,7 @@ def test_ctrl_c_keeps_everything(desk: Callable[..., Desk]) -> None:
     with pytest.raises(Interrupted) as caught:
         one.run()
     assert (caught.value.message, caught.value.hint) == (
-        "stopped: 1 decisions are kept",
+        f"stopped: 1 of 5 decided, and kept in {one.file}",
         "the same command continues from there",
     )
     assert [d.action for d in read_decisions(one.file).values()] == ["keep"]
@@ -523,6 +523,7 @@ def test_a_bad_line_stops_before_anything_is_asked(desk: Callable[..., Desk]) ->
 PRESSED = st.lists(st.sampled_from(["k", "d", "e", "t1", "t8", "tx", "s", "u", "?", "x", " "]), max_size=16)
 
 
+@settings(max_examples=50)  # every decision is written to the disk
 @given(PRESSED, PRESSED)
 def test_undoing_all_of_any_keys_leaves_the_decisions_as_before(first: list[str], second: list[str]) -> None:
     with TemporaryDirectory() as name:
@@ -537,6 +538,7 @@ def test_undoing_all_of_any_keys_leaves_the_decisions_as_before(first: list[str]
         assert summary.left == len(WORDS) - len(before)
 
 
+@settings(max_examples=50)
 @given(PRESSED)
 def test_a_summary_counts_what_the_file_says(keys: list[str]) -> None:
     with TemporaryDirectory() as name:

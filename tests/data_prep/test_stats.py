@@ -109,16 +109,23 @@ def test_tags_are_counted() -> None:
         {"turn": 3, "bucket": "pushback", "tier": "CORE", "performative": True},
         {"turn": 5, "bucket": "restraint", "tier": "LOW_FREQ", "performative": False},
     ]
-    assert stats.tags([talk("a", tags=tagged[:2]), talk("b"), talk("c", tags=tagged[2:])]) == {
-        "buckets": {"restraint": 2, "pushback": 1},
-        "tiers": {"CORE": 2, "LOW_FREQ": 1},
-        "performative": 1,
+    found = stats.tag_mix([talk("a", tags=tagged[:2]), talk("b"), talk("c", tags=tagged[2:])])
+    assert found["replies"] == 3
+    assert found["buckets"]["restraint"] == {"replies": 2, "share": 0.6667, "target": 0.09}
+    assert {name: sizes["replies"] for name, sizes in found["buckets"].items() if sizes["replies"]} == {
+        "pushback": 1,
+        "restraint": 2,
     }
+    assert [found["tiers"][tier]["replies"] for tier in ("CORE", "LOW_FREQ")] == [2, 1]
+    assert found["performative"] == {"replies": 1, "share": 0.3333}
 
 
-@pytest.mark.parametrize("found", [None, "restraint", ["restraint", None, {}], [{"bucket": 3}], {}, []])
+@pytest.mark.parametrize(
+    "found",
+    [None, "restraint", ["restraint", None, {}], [{"bucket": 3}], [{"bucket": "pushback", "tier": []}], {}, []],
+)
 def test_what_is_no_tag_is_not_counted(found: object) -> None:
-    assert stats.tags([talk("a", tags=found)]) == {}
+    assert stats.tag_mix([talk("a", tags=found)]) == {}
 
 
 def test_languages_are_shares_of_the_replies() -> None:
