@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from mlx_persona.errors import PersonaError
 
 LIMITS = {"plain": 15.0, "everything": 120.0}
 MEGABYTES = {"plain": 600.0, "everything": 2048.0}
-_TURNS = 12  # messages per conversation
+ME = "somebody"
+_TURNS, _PEOPLE = 12, 500  # messages per conversation, others
+_BEGIN = 1_500_000_000
 
 
 @dataclass(frozen=True)
@@ -80,23 +83,26 @@ def bench_clean(config: CleanBenchConfig, chats: Path) -> CleanBenchResult:
         PersonaError: the export cannot be read, or a pass failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "raw.jsonl"
+        path = Path(folder) / "dataset.json"
         _write(path, config.messages, chats, config.seed)
         passes = [_measured(name, path, Path(folder)) for name in ("json_loads", "plain", "everything")]
     return CleanBenchResult(config.messages, *passes)
 
 
 def _write(path: Path, count: int, chats: Path, seed: int) -> None:
-    """Conversations of twelve messages drawn from the real ones, as ChatML lines."""
+    """Conversations of twelve messages drawn from the real ones, in the real format; ME is in all of them."""
     texts = [m.text for m in _messages(chats) if m.text.strip()]
     draw = random.Random(seed)
     with path.open("w", encoding="utf-8") as file:
         for start in range(0, count, _TURNS):
-            said = [
-                {"role": ("user", "assistant")[i % 2], "content": draw.choice(texts)}
-                for i in range(min(_TURNS, count - start))
-            ]
-            file.write(json.dumps({"messages": said, "timestamp": 1.5e9 + start}, ensure_ascii=False) + "\n")
+            bursts = []
+            for i in range(min(_TURNS, count - start)):
+                at = datetime.fromtimestamp(_BEGIN + 40 * (start + i), UTC).isoformat()
+                sender = ME if i % 2 else f"somebody-{start // _TURNS % _PEOPLE}"
+                bursts.append([{"text": draw.choice(texts), "timestamp": at, "sender": sender}])
+            record = {"start": bursts[0][0]["timestamp"], "messages": bursts}
+            file.write(("{" if start == 0 else ",\n") + f'"{start}": ' + json.dumps(record, ensure_ascii=False))
+        file.write("}")
 
 
 def _messages(chats: Path) -> Iterator[Any]:
@@ -117,13 +123,17 @@ def _run(name: str, path: Path, out: Path) -> Pass:
     """One pass, in this process."""
     kept, began = 0, time.perf_counter()
     if name == "json_loads":
-        with path.open("rb") as lines:
-            for line in lines:
-                json.loads(line)
+        json.loads(path.read_bytes())
     else:
         full = name == "everything"
         config = CleanConfig(
-            raw=(str(path),), out=str(out), redact="on" if full else "off", near_duplicates=0.8 if full else 0.0
+            raw=(str(path),),
+            me=(ME,),
+            out=str(out),
+            redact="on" if full else "off",
+            near_duplicates=0.8 if full else 0.0,
+            tags=full,
+            review="",
         )
         kept = clean(config).kept
     seconds = time.perf_counter() - began

@@ -53,7 +53,9 @@ def words(text: str) -> list[str]:
 
 def gestures(text: str, said: Sequence[str]) -> int:
     """How many gestures a text has, whose words are ``said``."""
-    stretched = [w for w in said if len(w) > 3 and w[2] in w[:2] and len(set(w)) <= 2 and not w.isdigit()]
+    stretched = [
+        w for w in said if len(w) > 3 and (w[2] == w[0] or w[2] == w[3]) and len(set(w)) <= 2 and not w.isdigit()
+    ]
     return text.count("!") + sum(len(w) // 2 for w in stretched) + (0 if text.isascii() else len(_EMOJI.findall(text)))
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from data_prep import filters
+from data_prep.catchphrases import Catchphrases
 from data_prep.duplicates import Boilerplate, NearDuplicates
 from data_prep.sessions import Turn
+from data_prep.sources.base import ASSISTANT
 from data_prep.split import timestamp
+from data_prep.tags import BUCKETS, Rules, Tagger
 from mlx_persona.errors import PersonaError
 
 SECONDS_PER_DAY = 86_400.0
@@ -28,6 +31,7 @@ class Draft:
         contact: the chat it is from, for the cap and for boilerplate; None where the export has no chats.
         start: an ISO date or Unix seconds, or None.
         meta: what goes into the output's ``meta`` besides.
+        weight: how often training draws it, by age and tiers; None where neither was asked for.
     """
 
     turns: list[Turn]
@@ -36,6 +40,7 @@ class Draft:
     contact: str | None
     start: str | float | None
     meta: dict[str, Any] = field(default_factory=dict)
+    weight: float | None = None
 
     @property
     def time(self) -> float | None:
@@ -49,7 +54,7 @@ class Draft:
 
 def trained(draft: Draft) -> list[tuple[int, Turn]]:
     """``(place, turn)`` of every reply that is to be learned."""
-    return [(i, turn) for i, turn in enumerate(draft.turns) if turn.trained]
+    return [(i, turn) for i, turn in enumerate(draft.turns) if turn.role == ASSISTANT and turn.aside is None]
 
 
 def ordered(drafts: Iterable[Draft]) -> list[Draft]:
@@ -105,7 +110,7 @@ def cap_contacts(drafts: Sequence[Draft], most: int) -> None:
 
 
 def weigh_by_age(drafts: Sequence[Draft], half_life_days: float) -> None:
-    """``meta["weight"]``: half as much for every ``half_life_days`` before the latest conversation."""
+    """A conversation weighs half as much for every ``half_life_days`` before the latest one."""
     times = [draft.time for draft in drafts if draft.time is not None]
     if not times:
         raise PersonaError("--half-life-days needs dates, and this export has none", "leave the option out")
@@ -113,7 +118,30 @@ def weigh_by_age(drafts: Sequence[Draft], half_life_days: float) -> None:
     for draft in drafts:
         if draft.time is not None:
             age = (latest - draft.time) / SECONDS_PER_DAY
-            draft.meta["weight"] = round(draft.meta.get("weight", 1.0) * 0.5 ** (age / half_life_days), 6)
+            draft.weight = 0.5 ** (age / half_life_days)
+
+
+def tag(drafts: Sequence[Draft], rules: Rules) -> None:
+    """``meta["tags"]`` for every reply to be learned, and the mean of their tiers' weights for the conversation.
+
+    A bucket that was given by hand (``meta["tags_by_hand"]``) stands.
+    """
+    phrases = Catchphrases()
+    for draft in drafts:
+        for place, turn in trained(draft):
+            phrases.add(draft.turns[place - 1].text, turn.text)
+    tagger, buckets = Tagger(rules, phrases.habits()), tuple(BUCKETS)
+    for draft in drafts:
+        by_hand = draft.meta.pop("tags_by_hand", {})
+        found, weights = [], []
+        for place, turn in trained(draft):
+            made = tagger.tag(draft.turns[place - 1].text, turn.text)
+            if str(place) in by_hand:
+                made = replace(made, bucket=buckets[by_hand[str(place)]])
+            found.append({"turn": place, **asdict(made)})
+            weights.append(rules.weight(made))
+        draft.meta["tags"] = found
+        draft.weight = (1.0 if draft.weight is None else draft.weight) * sum(weights) / len(weights)
 
 
 def lopsided(drafts: Sequence[Draft]) -> str | None:

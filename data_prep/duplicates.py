@@ -40,7 +40,8 @@ _MIX, _SHIFT = np.uint32(0x9E3779B1), np.uint32(15)
 
 def normal(text: str) -> str:
     """The text in small letters, with single spaces for white space and punctuation."""
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip()
+    plain = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    return _SPACE.sub(" ", plain).strip()
 
 
 def shingles(text: str) -> Shingles:

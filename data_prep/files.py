@@ -112,7 +112,7 @@ def _seen(head: Head) -> str:
     if head.tree is not None:
         return f"it holds {', '.join(head.tree.names[:8]) or 'nothing'}"
     if not head.records:
-        return "it does not begin with a JSON object"
+        return f"it begins with {head.text[:40]!r}"
     return f"its first record has the keys {', '.join(list(head.records[0])[:8]) or '(none)'}"
 
 

@@ -10,9 +10,10 @@
 
 Then over all of them, oldest first:
 
-6. personal data becomes placeholders (``redact``), for sources that are full of it;
+6. personal data becomes placeholders (``redact``), for sources that are full of it, and what the user decided in a
+   review is carried out (``review``);
 7. exact copies go; boilerplate, near-duplicates and what is over a contact's cap are set aside (``curate``);
-8. what follows the last trained reply goes, and so does a conversation without one;
+8. what follows the last trained reply goes, and so does a conversation without one; the rest is tagged (``tags``);
 9. everything is split by time (``split``) and written at once.
 
 Apart from placeholders nothing is rewritten: a kept text is what was typed, without the white space around it.
@@ -30,7 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from data_prep import curate, filters, languages, people, sessions, system_prompt
+from data_prep import curate, filters, languages, people, review, sessions, system_prompt
 from data_prep.curate import Draft
 from data_prep.duplicates import leakage
 from data_prep.files import OUTPUTS, QUARANTINE, REDACTIONS, Inputs, Reader, find
@@ -40,6 +41,7 @@ from data_prep.report import CleanReport, Ledger
 from data_prep.sessions import Turn
 from data_prep.sources import Bad, Item, RawChat, RawConversation, Source
 from data_prep.split import split
+from data_prep.tags import load_rules
 from mlx_persona.config import CleanConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.schema import Conversation, Message, Role, dump_line, write_jsonl
@@ -100,11 +102,12 @@ def clean(config: CleanConfig) -> CleanReport:
         out=config.out,
         sources=dict(Counter(source.name for _, source in run.inputs.files)),
         names=sorted(run.names),
-        redacted=dict(run.redactor.counts) if run.redactor else {},
         notes=run.notes,
         leaked=_leaked(splits, run),
-        seconds=time.perf_counter() - began,
     )
+    # The examples in the report have been redacted too by now, and the statistics taken.
+    redacted = dict(run.redactor.counts) if run.redactor else {}
+    report = replace(report, redacted=redacted, seconds=round(time.perf_counter() - began, 3))
     _write(Path(config.out), splits, run, report)
     return report
 
@@ -194,8 +197,7 @@ def _turns(raw: RawConversation, names: frozenset[str], ledger: Ledger) -> list[
     if turns is None:
         ledger.drop("not_in_conversation", (Turn("user", m.text.strip(), m.parts) for m in raw.messages))
         return []
-    turns = ledger.sift(turns, filters.message_reason)
-    turns = ledger.sift(turns, system_prompt.strip_reason)
+    turns = ledger.sift(turns, lambda turn: filters.message_reason(turn) or system_prompt.strip_reason(turn))
     openers, turns = sessions.split_openers(sessions.join_bursts(turns))
     ledger.drop("opener", openers)
     return turns
@@ -208,6 +210,7 @@ def _finish(drafts: Sequence[Draft], run: Cleaning) -> list[Draft]:
     for draft in drafts:
         if draft.source in private and run.redactor is not None:
             _hide(draft, run, run.redactor)
+    _carry_out_review(drafts, run)
     drafts, copies = curate.without_copies(drafts)
     for copy in copies:
         ledger.drop("duplicate", copy.turns)
@@ -230,9 +233,20 @@ def _finish(drafts: Sequence[Draft], run: Cleaning) -> list[Draft]:
         ledger.sift(tail, filters.tail_reason)
         ledger.keep(draft.turns)
         kept.append(draft)
+    if config.tags:
+        curate.tag(kept, load_rules(Path(config.tag_rules) if config.tag_rules else None))
     if note := curate.lopsided(kept):
         run.notes.append(note)
     return kept
+
+
+def _carry_out_review(drafts: Sequence[Draft], run: Cleaning) -> None:
+    """What the user decided in ``mlx-persona review``, if there is such a file."""
+    path = Path(run.config.review)
+    if run.config.review and path.is_file():
+        counts = review.apply(drafts, review.read_decisions(path))
+        done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+        run.notes.append(f"review ({path}): {done or 'nothing to carry out'}")
 
 
 def _hide(draft: Draft, run: Cleaning, redactor: Redactor) -> None:
@@ -251,7 +265,10 @@ def _conversation(draft: Draft, config: CleanConfig) -> Conversation:
     turns = system_prompt.replacement(config.system_prompt) + draft.turns
     messages = tuple(Message(cast(Role, t.role), t.text, train=t.aside is None) for t in turns)
     meta = {"source": draft.source, "id": draft.id} | ({} if draft.start is None else {"start": draft.start})
-    return Conversation(messages, meta | draft.meta)
+    meta |= draft.meta
+    if draft.weight is not None:
+        meta["weight"] = round(draft.weight, 6)
+    return Conversation(messages, meta)
 
 
 def _leaked(splits: dict[str, list[Conversation]], run: Cleaning) -> int | None:

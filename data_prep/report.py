@@ -33,8 +33,6 @@ class CleanReport:
     dropped: dict[str, int]
     quarantined: int
     splits: dict[str, dict[str, int]]  # name -> conversations, messages (joined), replies, trained_replies
-    redacted: dict[str, int]
-    seconds: float
     out: str
     sources: dict[str, int]  # importer -> files
     person: dict[str, Any]  # names, replies (joined turns judged), short_share (under min_chars)
@@ -43,6 +41,8 @@ class CleanReport:
     leaked: int | None  # held-out replies that are nearly one that is trained on; None where nobody looked
     stats: dict[str, Any]  # what was written, in numbers: see data_prep.stats.summary
     notes: list[str]
+    redacted: dict[str, int] = field(default_factory=dict)  # type -> replacements
+    seconds: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object: one key per field."""
@@ -117,11 +117,9 @@ class Ledger:
         self,
         splits: dict[str, list[Conversation]],
         *,
-        seconds: float,
         out: str,
         sources: dict[str, int],
         names: list[str],
-        redacted: dict[str, int],
         leaked: int | None,
         notes: list[str],
     ) -> CleanReport:
@@ -133,9 +131,7 @@ class Ledger:
             dropped=self.by_reason(),
             quarantined=len(self.bad),
             splits={name: _sizes(conversations) for name, conversations in splits.items()},
-            redacted=redacted,
             leaked=leaked,
-            seconds=round(seconds, 3),
             out=out,
             sources=sources,
             person={

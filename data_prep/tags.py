@@ -143,15 +143,16 @@ class _Index:
     """Which of many conditions hold as to their phrases: one look per word of the text, not one per phrase."""
 
     def __init__(self, conditions: Sequence[Condition | None]) -> None:
-        self._without_phrases = {n for n, c in enumerate(conditions) if c is None or not c.phrases}
+        needed = [(c.phrases or c.starts) if c else () for c in conditions]
+        self._without_phrases = {number for number, phrases in enumerate(needed) if not phrases}
         self._by_word: dict[str, list[tuple[str, int]]] = {}
-        for number, condition in enumerate(conditions):
-            for phrase in condition.phrases if condition else ():
+        for number, phrases in enumerate(needed):
+            for phrase in phrases:
                 # A phrase is looked for where its longest word is: mostly the rarest.
                 self._by_word.setdefault(max(phrase.split(), key=len), []).append((phrase, number))
 
     def candidates(self, text: _Text) -> set[int]:
-        """The numbers of the conditions that have no phrases, or one that is in the text."""
+        """The numbers of the conditions that need no phrase, and of those that have one that is in the text."""
         found = self._without_phrases.copy()
         for word in self._by_word.keys() & text.words:
             found.update([number for phrase, number in self._by_word[word] if phrase in text.padded])
@@ -251,6 +252,8 @@ def _signs(value: object, where: str) -> tuple[str, ...]:
     for item in found:
         if not isinstance(item, str) or not item:
             raise PersonaError(f"{where} must be a list of texts, and {item!r} is none")
+    if not found:
+        raise PersonaError(f"{where} must not be empty")
     return tuple(found)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 _WHERE = {
     "clean": "data_prep.pipeline",
+    "augment": "mlx_persona.stages.augment",
     "sft": "mlx_persona.stages.sft",
     "make_pairs": "mlx_persona.stages.pairs",
     "dpo": "mlx_persona.stages.dpo",
@@ -30,7 +31,10 @@ _WHERE = {
     "Interrupted": "mlx_persona.errors",
     **{
         f"{name}Config": "mlx_persona.config"
-        for name in ("Clean", "Sft", "Pairs", "Dpo", "Fuse", "Generate", "Card", "Bench", "Show", "Demo", "Doctor")
+        for name in (
+            *("Clean", "Augment", "Sft", "Pairs", "Dpo", "Fuse"),
+            *("Generate", "Card", "Bench", "Show", "Demo", "Doctor"),
+        )
     },
 }
 __all__ = sorted(_WHERE)

@@ -15,6 +15,7 @@ SOURCES = (
     *("csv", "chitchat", "messages", "sharegpt", "completion"),
 )
 CSV_COLUMNS = ("text", "sender", "time", "chat", "id", "answers")
+AUGMENT_TASKS = ("rewrite", "contrastive")
 DEFAULT_MODEL = "mlx-community/Qwen2.5-7B-Instruct-4bit"
 MODEL_HELP = "base model: a local MLX directory, a Hugging Face repo, or a llama-family .gguf file"
 
@@ -66,6 +67,8 @@ class CleanConfig:
     test_fraction: float = option(
         0.1, "share of the conversations held out for the report card", minimum=0.0, maximum=0.5
     )
+    tags: bool = option(True, "tag replies by rules; their tiers become sampling weights in training")
+    tag_rules: str = option("", "YAML file with rules of your own, in place of data_prep/rules/tags.yaml")
     review: str = option("data/review.jsonl", "decisions of mlx-persona review to carry out, if the file exists")
     max_bad_lines: float = option(0.05, "more unreadable lines than this share is an error", minimum=0.0, maximum=1.0)
 
@@ -140,10 +143,25 @@ class SftConfig(_TrainConfig):
     dora: bool = option(True, "DoRA (magnitude and direction) or plain LoRA", flag="--dora/--lora")
     num_layers: int = option(-1, "adapt the last N blocks; -1 is all", minimum=-1)
     mask_prompt: bool = option(True, "train on the person's replies only, or on every token")
+    extra: tuple[str, ...] = option(
+        (), "a further folder whose train.jsonl is trained on too, as augment writes one; repeatable"
+    )
+
+
+class _Counts:
+    """How many replies to write for training and for validation."""
+
+    n: int
+    n_valid: int | None
+
+    @property
+    def held_out(self) -> int:
+        """Replies for validation: where nothing is said, a fifth of those for training, at most 200."""
+        return self.n_valid or min(200, max(1, self.n // 5))
 
 
 @dataclass(frozen=True)
-class PairsConfig:
+class PairsConfig(_Counts):
     """Chosen = the person's real reply, rejected = what a model says."""
 
     model: str = option("", MODEL_HELP + " (default: the newest SFT run's)")
@@ -166,6 +184,42 @@ class PairsConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True)
+class AugmentConfig(_Counts):
+    """Tasks beside the plain reply, written by the base model."""
+
+    model: str = option("", MODEL_HELP + " (default: the newest SFT run's, else that of sft)")
+    data: str = option("data/clean", "folder with train.jsonl and valid.jsonl")
+    out: str = option("data/augmented", "folder to write to")
+    tasks: tuple[str, ...] = option(
+        AUGMENT_TASKS,
+        "rewrite: from neutral words to the person's; contrastive: base replies in other roles; repeatable",
+        flag="--task",
+        choices=AUGMENT_TASKS,
+    )
+    system: str = option("", "system message that the person is trained under (default: the run's or the data's)")
+    n: int = option(200, "replies to write for training, per task", minimum=1)
+    n_valid: int | None = option(
+        None, "replies to write for validation, per task (default: a fifth of n, at most 200)", minimum=1
+    )
+    weight: float = option(0.5, "how often training draws such a conversation; a plain one is 1", above=0.0)
+    min_chars: int = option(20, "shorter replies of the person are not rewritten, in characters", minimum=1)
+    max_tokens: int = option(256, "longest reply, in tokens; what is cut there is dropped", minimum=1)
+    max_seq_length: int = option(1024, "tokens of prompt and reply; longer ones are skipped", minimum=16)
+    temperature: float = option(0.7, "sampling temperature (0: greedy)", minimum=0.0)
+    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
+    max_similarity: float = option(
+        0.9, "paraphrases more like the real message than this (0 to 1) are dropped", minimum=0.0, maximum=1.0
+    )
+    batch_size: int = option(32, "replies written at once", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if not self.tasks:
+            raise PersonaError(f"tasks must name at least one of {', '.join(AUGMENT_TASKS)}, got none")
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def demo(config: DemoConfig) -> DemoResult:
     model, export = str(fetch_model()), fetch_conversations()
     lap("fetch")
     data, runs, pairs = str(out / "data/clean"), out / "runs", str(out / "data/pairs")
-    clean(CleanConfig(raw=(str(export),), me=(config.me,), out=data))
+    clean(CleanConfig(raw=(str(export),), me=(config.me,), out=data, tags=False, review=""))
     lap("clean")
     tuned = sft(sft_config(config, model, data, str(runs / "sft-1")))
     lap("sft")
@@ -113,19 +113,19 @@ def demo(config: DemoConfig) -> DemoResult:
 
 
 def sft_config(config: DemoConfig, model: str, data: str, out: str) -> SftConfig:
-    """Some minutes of SFT: rank 64 DoRA, conversations in short rows."""
+    """Some minutes of SFT: DoRA of a small rank, conversations in short rows."""
     return SftConfig(
         model=model,
         data=data,
         out=out,
-        rank=64,
+        rank=16,
         dora=True,
         learning_rate=1e-3,
-        updates=110,
+        updates=90,
         batch_size=6,
         grad_accumulation=1,
         max_seq_length=ROW,
-        eval_every=55,
+        eval_every=45,
         eval_limit=48,
         seed=config.seed,
     )
@@ -163,7 +163,7 @@ def fuse_config(data: str, adapter: str, out: str) -> FuseConfig:
 
 def card_config(config: DemoConfig, data: str) -> CardConfig:
     """As many replies as the style distance needs, and the loss on rows as long as those trained on."""
-    return CardConfig(data=data, n=104, loss_rows=96, max_tokens=40, max_seq_length=ROW, seed=config.seed)
+    return CardConfig(data=data, n=104, loss_rows=64, max_tokens=32, max_seq_length=ROW, seed=config.seed)
 
 
 def _empty(out: Path) -> None:

@@ -123,7 +123,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise PersonaError(f"no such config file: {path}")
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date; brackets without end
         raise PersonaError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if value is None:
         return {}

@@ -95,6 +95,8 @@ def _message(value: object) -> RawMessage:
     role = _ROLES.get(said) if isinstance(said, str) else None
     if role is None:
         raise UnusableError(f"role must be one of {', '.join(_ROLES)}, got {said!r}")
+    if len(value) == 2 and role != TOOL and isinstance(value.get("content"), str):  # most are just this
+        return RawMessage(plain_text(value["content"], "content"), role)
     calls = bool(value.get("tool_calls") or value.get("function_call"))
     text, tool_parts = _content(value, optional=calls or role == TOOL)
     if (calls or tool_parts) and not text.strip():

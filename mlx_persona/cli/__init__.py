@@ -16,6 +16,7 @@ COMMANDS = {
     "clean": "data",
     "data": "data",
     "review": "review",
+    "augment": "train",
     "sft": "train",
     "pairs": "train",
     "dpo": "train",

@@ -90,7 +90,7 @@ def _show(config: ShowConfig, as_json: bool) -> None:
 
 _RAW = click.Argument(["raw"], nargs=-1, metavar="RAW...")
 _LIST = click.Option(["list_only", "--list-people"], is_flag=True, help="show who speaks, with counts, and stop")
-_AUDIT = click.Option(["look", "--audit"], is_flag=True, help="show samples of what the last cleaning redacted, and stop")
+_AUDIT = click.Option(["look", "--audit"], is_flag=True, help="show samples of what was redacted last, and stop")
 
 _data = click.Group("data", help="Look at the data that training will see.")
 _data.add_command(

@@ -1,4 +1,4 @@
-"""``sft``, ``pairs``, ``dpo`` and ``fuse``."""
+"""``augment``, ``sft``, ``pairs``, ``dpo`` and ``fuse``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import click
 
 from mlx_persona import ui
 from mlx_persona.cli.options import command
-from mlx_persona.config import DpoConfig, FuseConfig, PairsConfig, SftConfig
+from mlx_persona.config import AugmentConfig, DpoConfig, FuseConfig, PairsConfig, SftConfig
+from mlx_persona.stages.augment import augment, describe
 from mlx_persona.stages.dpo import dpo
 from mlx_persona.stages.fuse import fuse
 from mlx_persona.stages.pairs import make_pairs
@@ -43,6 +44,17 @@ def _pairs(config: PairsConfig, as_json: bool) -> None:
     _print_result(make_pairs(config), as_json)
 
 
+def _augment(config: AugmentConfig, as_json: bool) -> None:
+    result = augment(config)
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    for task, counts in result.tasks.items():
+        ui.info(f"{task}: {describe(counts)}")
+    ui.info(f"next: mlx-persona sft --extra {result.path}")
+    ui.text_out(str(result.path))
+
+
 def _fuse(config: FuseConfig, as_json: bool) -> None:
     _print_result(fuse(config), as_json)
 
@@ -61,6 +73,13 @@ def _print_result(result: Any, as_json: bool) -> None:
 
 
 commands: dict[str, click.Command] = {
+    "augment": command(
+        "augment",
+        AugmentConfig,
+        _augment,
+        "Write tasks beside the plain reply, to train on with sft --extra: the person's wording of neutral text, "
+        "and the base model's replies in other roles.",
+    ),
     "sft": command("sft", SftConfig, _sft, "Fine-tune an adapter on the person's replies; writes runs/sft-<n>."),
     "pairs": command(
         "pairs", PairsConfig, _pairs, "Write preference pairs: the person's real reply against the base model's."

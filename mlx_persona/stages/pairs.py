@@ -113,7 +113,7 @@ def _plan(config: PairsConfig) -> _Job:
     """Choose the prompts, render them, and name everything by one key."""
     chosen = [
         candidate
-        for split, count in zip(SPLITS, (config.n, config.n_valid or min(200, max(1, config.n // 5))), strict=True)
+        for split, count in zip(SPLITS, (config.n, config.held_out), strict=True)
         for candidate in choose(load_split(Path(config.data), split), split, count, config.seed)
     ]
     if not any(c.split == "train" for c in chosen):

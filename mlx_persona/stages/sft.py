@@ -6,6 +6,7 @@ mlx-persona sft --rank 64 --dora
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,6 +18,8 @@ from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import load_model
+from mlx_persona.runs import file_hash
+from mlx_persona.schema import Conversation
 from mlx_persona.stages.training import (
     TrainResult,
     announce,
@@ -31,7 +34,7 @@ from mlx_persona.stages.training import (
     train_progress,
 )
 from mlx_persona.tokens.batches import Plan, Row, collate, evenly, ordered_batches, row_keys
-from mlx_persona.tokens.dataset import common_system, conversation_rows, load_split
+from mlx_persona.tokens.dataset import Rows, common_system, conversation_rows, load_split
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training import objectives
 from mlx_persona.training.loop import Loop
@@ -72,6 +75,42 @@ def to_mx(rows: Sequence[Row]) -> Batch:
     return {name: mx.array(value) for name, value in collate(rows).items() if name != "segments"}
 
 
+def _load_extras(config: SftConfig) -> dict[str, list[Conversation]]:
+    """The conversations of every ``--extra`` folder; raises PersonaError."""
+    extras: dict[str, list[Conversation]] = {}
+    known = {Path(config.data).resolve()}
+    for name in config.extra:
+        folder = Path(name)
+        if folder.resolve() in known:
+            raise PersonaError(f"--extra {name} is trained on already", "name each folder once, and --data not again")
+        known.add(folder.resolve())
+        if not (folder / "train.jsonl").is_file():
+            raise PersonaError(
+                f"--extra must be a folder with train.jsonl, got {name}", "make it with: mlx-persona augment"
+            )
+        extras[name] = load_split(folder, "train")
+    return extras
+
+
+def _with_extra(own: Rows, extras: dict[str, list[Conversation]], renderer: Renderer, max_tokens: int) -> Rows:
+    """All rows to train on, with a line on each extra folder; raises PersonaError for one of which none fits."""
+    added = {name: conversation_rows(conversations, renderer, max_tokens) for name, conversations in extras.items()}
+    rows = own.rows + tuple(row for more in added.values() for row in more.rows)
+    drawn = sum(row.weight for row in rows)
+    for name, more in added.items():
+        if not more.rows:
+            raise PersonaError(f"no conversation of {name} fits in {max_tokens} tokens", "raise --max-seq-length")
+        share = sum(row.weight for row in more.rows) / drawn if drawn else 0.0
+        ui.info(f"extra data of {name}: {more.describe()}; {share:.0%} of the rows drawn")
+    return replace(own, rows=rows, conversations=own.conversations + sum(more.conversations for more in added.values()))
+
+
+def _hashes(config: SftConfig) -> dict[str, str]:
+    """SHA-256 of every file that is trained or evaluated on; extra ones by number, for a path may name a person."""
+    extra = {f"extra {n}": file_hash(Path(name) / "train.jsonl") for n, name in enumerate(config.extra, 1)}
+    return {**data_hashes(Path(config.data), ("train", "valid")), **extra}
+
+
 def sft(config: SftConfig) -> TrainResult:
     """Train an adapter on the person's replies and write a run directory.
 
@@ -83,6 +122,7 @@ def sft(config: SftConfig) -> TrainResult:
         config = resumed_config(config, "sft")
     folder = Path(config.data)
     conversations, held_out = load_split(folder, "train"), load_split(folder, "valid")
+    extras = _load_extras(config)
     loaded = load_model(config.model)
     system = config.system or common_system(conversations)
     renderer = Renderer(loaded.tokenizer, system=system, mask_prompt=config.mask_prompt)
@@ -97,6 +137,7 @@ def sft(config: SftConfig) -> TrainResult:
             "raise --max-seq-length",
         )
     ui.info(f"training data: {train.describe()}")
+    train = _with_extra(train, extras, renderer, config.max_seq_length)
     source = SftSource(train.rows, [valid.rows[i] for i in evenly(len(valid.rows), config.eval_limit)], config)
 
     rows = row_logits(loaded.model)
@@ -116,7 +157,7 @@ def sft(config: SftConfig) -> TrainResult:
         "model": config.model,
         "model_identity": loaded.identity,
         "parent": None,
-        "data_hashes": data_hashes(folder, ("train", "valid")),
+        "data_hashes": _hashes(config),
     }
     run = open_run(config, info)
     mx.reset_peak_memory()

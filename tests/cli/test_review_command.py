@@ -152,8 +152,9 @@ def test_a_bad_line_of_the_file_is_an_error(typed: Typed) -> None:
     )
 
 
-def test_without_an_editor_lines_are_typed(typed: Typed) -> None:
-    """Stdout is no terminal here, so nothing may draw on it."""
+def test_where_stdout_is_no_terminal_lines_are_typed(typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An editor would draw on what must hold the result alone."""
+    monkeypatch.setattr(click, "edit", lambda text: pytest.fail("an editor was called"))
     status, out, err = typed(["e", "q"], "--json", lines="new words\n  and more\n\nnot read\n")
     assert (status, json.loads(out)["edited"]) == (0, 1)
     assert [d.text for d in read_decisions(Path("data/review.jsonl")).values()] == ["new words\n  and more"]

@@ -46,7 +46,8 @@ def run(tmp_path: Path) -> Callable[..., Cleaned]:
 
     def call(*raw: str, out: Path | None = None, **options: Any) -> Cleaned:
         folder = out or tmp_path / "out"
-        return Cleaned(clean(CleanConfig(raw=raw, out=str(folder), **options)), folder)
+        plain = {"tags": False, "review": ""}
+        return Cleaned(clean(CleanConfig(raw=raw, out=str(folder), **{**plain, **options})), folder)
 
     return call
 

@@ -314,7 +314,7 @@ def test_paths_that_cannot_be_read(jsonl: Write, run: Run, tmp_path: Path) -> No
         ),
         (
             jsonl("hello", name="text.jsonl"),
-            f"{tmp_path / 'text.jsonl'} is of no format that I know: it does not begin with a JSON object",
+            f"{tmp_path / 'text.jsonl'} is of no format that I know: it begins with 'hello'",
         ),
     ):
         with pytest.raises(PersonaError) as caught:

@@ -7,6 +7,7 @@ import pytest
 from data_prep import curate
 from data_prep.curate import Draft, Window
 from data_prep.sessions import Turn
+from data_prep.tags import BUCKETS, TIERS, Condition, Rule, Rules
 from mlx_persona.errors import PersonaError
 
 DAY = 86_400.0
@@ -74,9 +75,26 @@ def test_a_near_duplicate_is_learned_once_and_short_replies_as_often_as_they_are
 def test_a_conversation_weighs_half_for_every_half_life() -> None:
     drafts = [draft(start=0.0), draft(start=10 * DAY), draft(start=20 * DAY), draft()]
     curate.weigh_by_age(drafts, 10)
-    assert [d.meta.get("weight") for d in drafts] == [0.25, 0.5, 1.0, None]
+    assert [d.weight for d in drafts] == [0.25, 0.5, 1.0, None]
     with pytest.raises(PersonaError, match="--half-life-days needs dates"):
         curate.weigh_by_age([draft()], 10)
+
+
+def test_tiers_become_the_weight_of_a_conversation() -> None:
+    """The mean over its replies, times the weight by age; a bucket that was given by hand stands."""
+    deep = Rule("deep", "tier", "PHILOSOPHICAL_LOW_FREQ", reply=Condition(phrases=(" universe ",)))
+    rules = Rules((deep,), dict.fromkeys(TIERS, 1.0) | {"PHILOSOPHICAL_LOW_FREQ": 0.5}, 0.5)
+    drafts = [draft("tea is fine", "the universe is large"), draft("tea again", start=1.0)]
+    drafts[1].weight = 0.5
+    drafts[1].meta["tags_by_hand"] = {"1": 2}
+    curate.tag(drafts, rules)
+    assert [d.weight for d in drafts] == [0.75, 0.5]
+    assert [(t["turn"], t["bucket"], t["tier"]) for d in drafts for t in d.meta["tags"]] == [
+        (1, "canonical_voice", "CORE"),
+        (3, "canonical_voice", "PHILOSOPHICAL_LOW_FREQ"),
+        (1, tuple(BUCKETS)[2], "CORE"),
+    ]
+    assert "tags_by_hand" not in drafts[1].meta
 
 
 def test_a_window_holds_whole_days() -> None:

@@ -489,19 +489,26 @@ def test_every_decision_is_in_the_file_before_the_next_key(desk: Callable[..., D
 
 
 def test_the_last_few_turns_are_shown_and_long_ones_by_their_end(tmp_path: Path) -> None:
-    turns = [Message("system", "be x")]
-    turns += [Message("user" if i % 2 == 0 else "assistant", f"turn {i}", train=False) for i in range(4)]
+    turns = [Message("user" if i % 2 == 0 else "assistant", f"turn {i}", train=False) for i in range(10)]
     turns += [Message("user", "x" * CONTEXT_CHARS + "end"), Message("assistant", "y" * 5000)]
     write_jsonl(tmp_path / "train.jsonl", [Conversation(tuple(turns))])
     one = Desk(tmp_path)
     one.run()
     card = one.shown[0]
     assert isinstance(card, Card)
-    assert len(card.context) == CONTEXT_TURNS
-    assert [who for who, _ in card.context] == ["system", "them", "me", "them", "me", "them"]
-    assert card.context[1] == ("them", "turn 0")
+    assert len(card.context) == CONTEXT_TURNS == 6
+    assert [who for who, _ in card.context] == ["me", "them"] * 3
+    assert card.context[0] == ("me", "turn 5")
     assert card.context[-1][1] == "... " + "x" * (CONTEXT_CHARS - 3) + "end"
     assert card.reply == "y" * 5000
+
+
+def test_a_system_prompt_is_shown_as_what_it_is(tmp_path: Path) -> None:
+    turns = Message("system", "be x"), Message("user", "q"), Message("assistant", "a")
+    write_jsonl(tmp_path / "train.jsonl", [Conversation(turns)])
+    one = Desk(tmp_path)
+    one.run()
+    assert one.shown == [Card("1 of 1, 0 dropped", (("system", "be x"), ("them", "q")), "a")]
 
 
 def test_nothing_to_review_is_told(tmp_path: Path) -> None:
