@@ -18,12 +18,12 @@ from typing import BinaryIO, Literal, cast
 
 from data_prep.curate import Draft
 from data_prep.sources.base import ASSISTANT
+from data_prep.tags import BUCKETS
 from mlx_persona.errors import PersonaError
 from mlx_persona.schema import PLACEHOLDER, Conversation, dump_line
 
 Action = Literal["keep", "drop", "edit", "tag", "undo"]
 ACTIONS: tuple[Action, ...] = ("keep", "drop", "edit", "tag", "undo")
-BUCKETS = range(10)
 REASON, TAGS = "reviewed", "tags_by_hand"
 _KEY = re.compile(r"[0-9a-f]{16}")
 
@@ -38,7 +38,7 @@ class Decision:
         when: the time of the decision, as ISO 8601.
         text: what an ``edit`` puts in the reply's place.
         becomes: the key of the reply with that text: cleaned data already have it.
-        bucket: of a ``tag``, 0 to 9.
+        bucket: of a ``tag``, one of ``tags.BUCKETS``.
     """
 
     key: str
@@ -46,7 +46,7 @@ class Decision:
     when: str = ""
     text: str | None = None
     becomes: str | None = None
-    bucket: int | None = None
+    bucket: str | None = None
 
     def to_json(self) -> dict[str, object]:
         """The JSON object, without what is None."""
@@ -72,8 +72,8 @@ class Decision:
             return replace(made, text=text, becomes=_checked_key("becomes", value.get("becomes")))
         if action == "tag":
             bucket = value.get("bucket")
-            if type(bucket) is not int or bucket not in BUCKETS:
-                raise PersonaError(f"bucket must be a whole number from 0 to {BUCKETS[-1]}, got {bucket!r}")
+            if not isinstance(bucket, str) or bucket not in BUCKETS:
+                raise PersonaError(f"bucket must be one of {', '.join(BUCKETS)}, got {bucket!r}")
             return replace(made, bucket=bucket)
         return made
 
@@ -258,7 +258,7 @@ def apply(drafts: Sequence[Draft], decisions: Mapping[str, Decision]) -> dict[st
     counts = Counter(kept=0, dropped=0, edited=0, tagged=0)
     matched: set[str] = set()
     for draft in drafts if decisions else ():
-        tags: dict[str, int] = {}
+        tags: dict[str, str] = {}
         # From the last to the first: what stands before a reply must still be as it was.
         for place in range(len(draft.turns) - 1, -1, -1):
             turn = draft.turns[place]
@@ -275,7 +275,7 @@ def apply(drafts: Sequence[Draft], decisions: Mapping[str, Decision]) -> dict[st
                 draft.set_aside(place, REASON)
                 counts["dropped"] += 1
             elif last.action == "tag":
-                tags[str(place)] = cast(int, last.bucket)
+                tags[str(place)] = cast(str, last.bucket)
                 counts["tagged"] += 1
             else:
                 counts["kept"] += 1

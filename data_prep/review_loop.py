@@ -15,6 +15,7 @@ from typing import Any
 
 from data_prep import review as decide
 from data_prep.review import Action, Decision, Reply
+from data_prep.tags import BUCKETS
 from mlx_persona.config import ReviewConfig
 from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.schema import Conversation, read_conversations
@@ -24,7 +25,7 @@ SPLITS = ("train", "valid", "test")
 CONTEXT_TURNS = 6
 CONTEXT_CHARS = 600
 ENTER = ("\r", "\n")
-DIGITS = tuple(map(str, decide.BUCKETS))
+DIGITS = {str(number): name for number, name in enumerate(BUCKETS, 1)}
 HELP = (
     "k, space, enter: keep it.  d: drop it, it stays as context.  e: edit it.  t and a digit: tag it with a bucket.\n"
     "u: undo, any number of times.  s: skip it, undecided.  q: quit.  Every decision is saved at once."
@@ -202,12 +203,12 @@ class _Sitting:
         self._decide("edit", text=new, becomes=decide.key(self._reply.before, new))
 
     def _tag(self) -> None:
-        self.show(f"bucket: a digit from 0 to {decide.BUCKETS[-1]}")
+        self.show("which bucket? " + "  ".join(f"{digit}: {name}" for digit, name in DIGITS.items()))
         digit = self.read_key()
         if digit in DIGITS:
-            self._decide("tag", bucket=int(digit))
+            self._decide("tag", bucket=DIGITS[digit])
         else:
-            self.show("no digit, so it is not tagged")
+            self.show("none of them, so it is not tagged")
 
 
 def _shortened(text: str) -> str:

@@ -208,8 +208,10 @@ class AugmentConfig(_Counts):
     min_chars: int = option(20, "shorter replies of the person are not rewritten, in characters", minimum=1)
     max_tokens: int = option(256, "longest reply, in tokens; what is cut there is dropped", minimum=1)
     max_seq_length: int = option(1024, "tokens of prompt and reply; longer ones are skipped", minimum=16)
-    temperature: float = option(0.7, "sampling temperature (0: greedy)", minimum=0.0)
-    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
+    temperature: float = option(
+        0.7, "sampling temperature of contrastive replies (0: greedy); rewrites are greedy", minimum=0.0
+    )
+    top_p: float = option(0.95, "nucleus sampling mass of contrastive replies", above=0.0, maximum=1.0)
     max_similarity: float = option(
         0.9, "paraphrases more like the real message than this (0 to 1) are dropped", minimum=0.0, maximum=1.0
     )

@@ -97,6 +97,8 @@ def test_an_unknown_key_suggests_the_nearest(tmp_path: Path) -> None:
     [
         (b"- a\n- b\n", "must hold a mapping of options, got list"),
         (b"a: [1\n", "is not YAML"),
+        (b"rate: 2024-13-45\n", "is not YAML"),
+        (b"[" * 3000, "is not YAML"),
         (b"\xff\xfe\xfa", "is not YAML"),
         (b"rate: fast\n", "rate must be a number, got 'fast'"),
         (b"count: [1, 2]\n", r"count must be a whole number, got \[1, 2\]"),

@@ -275,11 +275,15 @@ def _items(task: str, chosen: Sequence[Candidate], others: Sequence[str]) -> lis
 
 def _write_replies(config: AugmentConfig, job: _Job, out: Path) -> dict[int, Reply]:
     """Replies by the number of their item: those kept from before, and the missing ones."""
-    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
     with keeping(out, job.key, len(job.items), "augment") as kept:
-        if not kept.whole:
-            loaded = load_model(job.model)
-            numbers = kept.missing(range(len(job.items)))
+        if kept.whole:
+            return kept.written
+        loaded = load_model(job.model)
+        for task in job.skipped:
+            # The likeliest wording is the neutral one; drawn at random, a small model's paraphrases lose the meaning.
+            temperature = 0.0 if task == REWRITE else config.temperature
+            sampling = Sampling(config.max_tokens, temperature, config.top_p, config.seed)
+            numbers = kept.missing(n for n, item in enumerate(job.items) if item.task == task)
             prompts = [job.items[n].prompt for n in numbers]
             keep = kept.keeper(numbers)
             replies(loaded, prompts, sampling, batch_size=config.batch_size, rows=numbers, on_reply=keep)

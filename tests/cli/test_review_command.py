@@ -108,7 +108,7 @@ def test_what_is_shown_without_colours(typed: Typed) -> None:
 
 
 def test_keys_that_were_typed_fast_come_one_by_one_and_arrows_are_one(typed: Typed) -> None:
-    status, _, err = typed(["kd", "\x1b[A", "t7", "q"])
+    status, _, err = typed(["kd", "\x1b[A", "t6", "q"])
     assert status == 0
     assert actions() == ["keep", "drop", "tag"]
     assert err.count("? shows the keys") == 1

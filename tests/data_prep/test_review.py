@@ -18,6 +18,7 @@ from data_prep.review import Decision, append, key, read_decisions
 from data_prep.review_loop import CONTEXT_CHARS, CONTEXT_TURNS, END, HELP, Card, Summary
 from data_prep.review_loop import review as sit
 from data_prep.sessions import Turn
+from data_prep.tags import BUCKETS
 from mlx_persona.config import ReviewConfig
 from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.schema import Conversation, Message, Role, write_jsonl
@@ -69,7 +70,7 @@ ALL = [
     Decision(A, "keep", "2024-01-01T00:00:00+00:00"),
     Decision(A, "drop", "2024-01-01T00:00:01+00:00"),
     edited("hi", "two", 'zwei\n"2" \u2028'),
-    Decision(key("", "x"), "tag", bucket=0),
+    Decision(key("", "x"), "tag", bucket="canonical_voice"),
 ]
 
 
@@ -135,9 +136,9 @@ def test_a_whole_last_line_without_a_newline_counts_and_stays(tmp_path: Path) ->
             "text is not valid Unicode (half of a surrogate pair)",
         ),
         ({"action": "edit", "key": A, "text": "x"}, "becomes must be 16 hexadecimal digits, got None"),
-        ({"action": "tag", "key": A}, "bucket must be a whole number from 0 to 9, got None"),
-        ({"action": "tag", "key": A, "bucket": True}, "bucket must be a whole number from 0 to 9, got True"),
-        ({"action": "tag", "key": A, "bucket": 10}, "bucket must be a whole number from 0 to 9, got 10"),
+        ({"action": "tag", "key": A}, f"bucket must be one of {', '.join(BUCKETS)}, got None"),
+        ({"action": "tag", "key": A, "bucket": ["x"]}, f"bucket must be one of {', '.join(BUCKETS)}, got ['x']"),
+        ({"action": "tag", "key": A, "bucket": 1}, f"bucket must be one of {', '.join(BUCKETS)}, got 1"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: object, message: str) -> None:
@@ -234,8 +235,8 @@ def test_each_decision_does_what_it_says() -> None:
         decisions(
             Decision(key("q1", "bad"), "drop"),
             edited("q2", "typo", "mended"),
-            Decision(key("q3", "tagged"), "tag", bucket=7),
-            Decision(key("q6", "tagged too"), "tag", bucket=0),
+            Decision(key("q3", "tagged"), "tag", bucket="pushback"),
+            Decision(key("q6", "tagged too"), "tag", bucket="canonical_voice"),
             Decision(key("q4", "fine"), "keep"),
             Decision(key("q1", "other"), "drop"),
         ),
@@ -245,7 +246,7 @@ def test_each_decision_does_what_it_says() -> None:
         *("bad", "mended", "tagged", "fine", "other", "tagged too")
     ]
     assert [t.aside for t in made.turns] == [None, "reviewed", *[None] * 10]
-    assert list(made.meta["tags_by_hand"].items()) == [("5", 7), ("11", 0)]
+    assert list(made.meta["tags_by_hand"].items()) == [("5", "pushback"), ("11", "canonical_voice")]
 
 
 def test_no_decisions_change_nothing() -> None:
@@ -304,6 +305,8 @@ def test_an_edited_reply_needs_no_more_asking() -> None:
 # The dialogue
 
 WORDS = ("tea", "rain", "music", "cats", "snow")
+
+ASKED = "which bucket? " + "  ".join(f"{number}: {name}" for number, name in enumerate(BUCKETS, 1))
 
 
 class Desk:
@@ -374,10 +377,10 @@ def test_every_key_decides_about_the_reply_that_is_shown(desk: Callable[..., Des
         "new",
         key(f"what about {order[2]}?", "new"),
     )
-    assert made[asked(order[3])].bucket == 4
+    assert made[asked(order[3])].bucket == "restraint"
     assert all(d.when.endswith("+00:00") for d in made.values())
     assert one.titles == [f"{i + 1} of 5, {int(i > 1)} dropped" for i in range(5)]
-    assert one.said == ["bucket: a digit from 0 to 9", END]
+    assert one.said == [ASKED, END]
 
 
 def test_keys_in_capitals_and_the_other_ways_to_keep(desk: Callable[..., Desk]) -> None:
@@ -420,7 +423,7 @@ def test_those_decided_before_come_last_and_say_so(desk: Callable[..., Desk]) ->
     assert again.run() == Summary(0, kept=0, dropped=0, edited=0, tagged=0, left=1, file=str(again.file))
     assert again.titles[0] == "1 of 5, 0 dropped"
     assert sorted(title.partition("; ")[2] for title in again.titles[1:]) == [
-        *("before: dropped", "before: edited", "before: kept", "before: tagged 4")
+        *("before: dropped", "before: edited", "before: kept", "before: tagged restraint")
     ]
 
 
@@ -454,7 +457,7 @@ def test_an_edited_text_has_no_white_space_around_it(desk: Callable[..., Desk]) 
 def test_a_tag_needs_one_digit(desk: Callable[..., Desk], pressed: str) -> None:
     one = desk(["t", pressed, "q"])
     one.run()
-    assert one.said[1:] == ["no digit, so it is not tagged"]
+    assert one.said[1:] == ["none of them, so it is not tagged"]
     assert one.actions == []
 
 
