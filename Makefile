@@ -57,6 +57,7 @@ lint: $(STAMP) ## ruff, mypy --strict, and that generated files are fresh
 docs: $(STAMP) ## write docs/cli.md and configs/*.yaml from the code
 	$(BIN)/python -m mlx_persona.cli.reference
 
-bench: $(STAMP) ## our training step against stock mlx-lm's, on the demo's model and data
+bench: $(STAMP) ## our training step against stock mlx-lm's, and cleaning against a bare json.loads pass
+	$(BIN)/mlx-persona bench-clean
 	test -d demo/data/clean || $(BIN)/mlx-persona demo
 	$(BIN)/mlx-persona bench --data demo/data/clean --model "$$($(BIN)/python -c 'from mlx_persona.models.embedded import fetch_model; print(fetch_model())')"

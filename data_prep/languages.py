@@ -1,7 +1,7 @@
 """Which language a text is in, where that is sure.
 
-Asked only on the user's wish, or for a sample: a text takes about half a millisecond. The models of the
-library's low-accuracy mode take 30 MB and most of a second to load (all others: 900 MB and ten seconds). They are
+Asked only on the user's wish, or for a sample: a text takes about a millisecond, a long one five. The models of
+the library's low-accuracy mode take 30 MB and half a second to load (the others: 900 MB and ten seconds). They are
 often wrong on short texts and certain of it, so a language counts only if both halves of the text have it too.
 """
 

@@ -215,13 +215,13 @@ def _finish(drafts: Sequence[Draft], run: Cleaning) -> list[Draft]:
     for copy in copies:
         ledger.drop("duplicate", copy.turns)
     curate.set_boilerplate_aside(drafts)
+    if config.max_per_contact:  # first, or a reply may be set aside for an earlier one that then goes too
+        curate.cap_contacts(drafts, config.max_per_contact)
     if config.near_duplicates:
         try:
             curate.set_near_duplicates_aside(drafts, config.near_duplicates)
         except PersonaError as error:  # what does not need it works without it
             run.notes.append(f"near-duplicates were not looked for: {error.message}; {error.hint}")
-    if config.max_per_contact:
-        curate.cap_contacts(drafts, config.max_per_contact)
     if config.half_life_days:
         curate.weigh_by_age(drafts, config.half_life_days)
     kept = []

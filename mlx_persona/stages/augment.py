@@ -67,7 +67,7 @@ _YES = r"(?:(?:sure|certainly|of course|absolutely)[!,.]*\s+)?"
 _HERE = r"here(?:['’]?s| is| are)\b"
 _OPENING = re.compile(
     rf"{_YES}(?:{_HERE}[^:\n]{{0,80}}"
-    r"|(?:the )?(?:rewritten |neutral |paraphrased )?(?:message|version|paraphrase|text)(?: is)?):\s*",
+    r"|(?:the )?(?:rewritten |neutral |paraphrased )?(?:message|version|paraphrase|text|rewrite)(?: is)?):\s*",
     re.IGNORECASE,
 )
 _CANNOT = r"\bi(?:(?: can['’]t| cannot| can not| won['’]t)|(?:['’]m| am) (?:unable|not able) to)\b"

@@ -19,7 +19,7 @@ import pytest
 from mlx_persona import cli, ui
 from mlx_persona.config import AugmentConfig, SftConfig
 from mlx_persona.errors import Interrupted, PersonaError
-from mlx_persona.generation.engine import Reply
+from mlx_persona.generation.engine import Reply, Sampling
 from mlx_persona.models import adapters
 from mlx_persona.models.load import load_tokenizer
 from mlx_persona.runs import file_hash
@@ -187,32 +187,47 @@ def test_an_interrupted_run_continues_to_the_same_files(
 ) -> None:
     whole = replace(config, out=str(tmp_path / "whole"))
     done = augment(whole)
-    assert min(done.tasks[task]["train"] for task in ("rewrite", "contrastive")) >= 2  # some random replies do end
-    write, asked = stage.replies, []
+    assert done.tasks["contrastive"]["train"] >= 2  # some random replies do end
+    write, asked, seen = stage.replies, [], []
 
     def stopping(loaded: Any, prompts: Any, *args: Any, rows: Any, on_reply: Any, **rest: Any) -> None:
         asked.append(len(rows))
-        seen: list[int] = []
 
         def some(index: int, reply: Reply) -> None:
             on_reply(index, reply)
             seen.append(index)
-            if len(seen) == 9 and len(asked) == 1:
+            if len(seen) == 16:
                 raise KeyboardInterrupt
 
         write(loaded, prompts, *args, rows=rows, on_reply=some, **rest)
 
     monkeypatch.setattr(stage, "replies", stopping)
-    with pytest.raises(Interrupted, match=r"stopped: 9 of 28 replies are kept") as caught:
+    with pytest.raises(Interrupted, match=r"stopped: 16 of 28 replies are kept") as caught:
         augment(config)
     assert caught.value.hint == "the same command continues from there"
     assert list(files(config)) == ["partial.jsonl"]
     with (Path(config.out) / "partial.jsonl").open("a") as file:
         file.write(torn)
     result = augment(config)
-    assert asked == [28, 19]
+    assert asked == [14, 14, 0, 12]
     assert files(config) == files(whole)
     assert result == replace(done, path=result.path, seconds=result.seconds)
+
+
+def test_paraphrases_are_the_likeliest_and_contrastive_replies_are_drawn(
+    config: AugmentConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[tuple[int, Sampling]] = []
+
+    def fake(loaded: Any, prompts: Any, sampling: Sampling, *, rows: Any, on_reply: Any, **rest: Any) -> None:
+        drawn.append((len(rows), sampling))
+        for i in range(len(rows)):
+            on_reply(i, Reply("A reply", cut=False))
+
+    monkeypatch.setattr(stage, "replies", fake)
+    monkeypatch.setattr(stage, "load_model", lambda name: None)
+    augment(replace(config, top_p=0.8, seed=3))
+    assert drawn == [(14, Sampling(300, 0.0, 0.8, 3)), (14, Sampling(300, 1.5, 0.8, 3))]
 
 
 def test_the_batch_size_changes_no_reply(config: AugmentConfig, tmp_path: Path) -> None:
@@ -269,6 +284,7 @@ REAL = "nah cant make it today sry, tmrw?"
         ("Sure! Here’s a neutral version: I cannot come today.", ("I cannot come today.", "")),
         ('The message is: "I cannot come today."', ("I cannot come today.", "")),
         ("Die Nachricht lautet:\n„Ich kann heute nicht.“", ("Ich kann heute nicht.", "")),
+        ('Rewrite: "I cannot come today."\n\nThis version is more direct.', ("I cannot come today.", "")),
         ("Message: I cannot come today.", ("I cannot come today.", "")),
         ("I cannot come today: too much work.\nTomorrow?", ("I cannot come today: too much work.\nTomorrow?", "")),
         ("Sure, here is your message rewritten", ("Sure, here is your message rewritten", "stock")),
