@@ -151,7 +151,8 @@ def leakage(splits: Mapping[str, Iterable[str]], threshold: float = THRESHOLD) -
 class Boilerplate:
     """Finds the same reply to everybody: first :meth:`add` all replies, then ask. Only hashes are held in memory."""
 
-    MIN_CHARS = 20
+    # How somebody greets everybody is their voice; what is longer and the same is a form.
+    MIN_CHARS = 40
     # Laughter and rows of emoji can be as long, and go to everybody; they are a voice.
     MIN_DIFFERENT = 8
     MIN_CHATS = 3

@@ -272,19 +272,21 @@ def test_boilerplate_went_to_three_chats_and_five_times(chats: str, expected: bo
 
 
 def test_boilerplate_is_found_without_case_and_punctuation() -> None:
-    seen = sent("Hi, thanks for the order!", *"abcde")
-    assert seen.is_boilerplate("hi thanks for the order :)")
-    assert not seen.is_boilerplate("hi thanks for the orders")
+    seen = sent("Hi, thanks for the order! It will be sent tomorrow.", *"abcde")
+    assert seen.is_boilerplate("hi thanks for the order it will be sent tomorrow :)")
+    assert not seen.is_boilerplate("hi thanks for the orders it will be sent tomorrow")
 
 
-@pytest.mark.parametrize("text", ["see you at the gym!", "ha" * 50, "😂" * 50, "no " * 50, "?" * 50, ""])
+@pytest.mark.parametrize("text", ["hello, how are you doing today?", "ha" * 50, "😂" * 50, "no " * 50, "?" * 50, ""])
 def test_what_everybody_gets_because_it_is_short_is_no_boilerplate(text: str) -> None:
     assert not sent(text, *"abcdefgh").is_boilerplate(text)
 
 
-def test_twenty_characters_can_be_boilerplate() -> None:
-    assert sent("see you at the gyms!!", *"abcde").is_boilerplate("see you at the gyms") is False
-    assert sent("see you at the gym 1", *"abcde").is_boilerplate("see you at the gym 1") is True
+def test_forty_characters_can_be_boilerplate() -> None:
+    text = "see you at the gym at ten, bring a towel"
+    assert len(normal(text)) == 39
+    assert sent(text, *"abcde").is_boilerplate(text) is False
+    assert sent(f"{text}s", *"abcde").is_boilerplate(f"{text}s") is True
 
 
 @given(st.lists(st.tuples(st.sampled_from([LONG, OTHER]), st.sampled_from("abcd")), max_size=14), st.randoms())
