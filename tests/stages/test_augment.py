@@ -181,7 +181,7 @@ def test_no_system_message_stays_none_in_a_run_under_one(model: Path) -> None:
     assert rendered == Renderer(tokenizer).render(turns)
 
 
-@pytest.mark.parametrize("torn", ["", '{"reply": 3, "te', "[]", '{"reply": "x", "text": "", "cut": false}', "7"])
+@pytest.mark.parametrize("torn", ["", '{"reply": 3, "te'])
 def test_an_interrupted_run_continues_to_the_same_files(
     config: AugmentConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, torn: str
 ) -> None:
@@ -212,6 +212,28 @@ def test_an_interrupted_run_continues_to_the_same_files(
     assert asked == [14, 14, 0, 12]
     assert files(config) == files(whole)
     assert result == replace(done, path=result.path, seconds=result.seconds)
+
+
+@pytest.mark.parametrize(
+    "odd", ["", "[]", "7", '{"reply": "x", "text": "", "cut": false}', '{"reply": 1, "text": "a"}', "\x00", "\udcff"]
+)
+def test_kept_replies_are_read_up_to_the_first_line_that_is_none(
+    config: AugmentConfig, monkeypatch: pytest.MonkeyPatch, odd: str
+) -> None:
+    asked = written_by(monkeypatch, said("A reply"))
+    lines = [
+        json.dumps({"key": stage._plan(config).key}),
+        *(json.dumps({"reply": row, "text": "Kept", "cut": False}) for row in (3, -1, 28)),
+        odd,
+        json.dumps({"reply": 4, "text": "Behind", "cut": False}),
+    ]
+    partial = Path(config.out) / "partial.jsonl"
+    partial.parent.mkdir()
+    partial.write_bytes("\n".join(lines).encode("utf-8", "surrogateescape"))
+    augment(config)
+    assert asked == [row for row in range(28) if row != 3]
+    assert read(config)[3].messages[0].content == SAY.format("Kept")
+    assert "Behind" not in files(config)["train.jsonl"]
 
 
 def test_paraphrases_are_the_likeliest_and_contrastive_replies_are_drawn(
