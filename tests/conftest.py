@@ -19,14 +19,17 @@ import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
 from mlx_persona.models import embedded, load
 
 # The same examples every time: a change is judged by what it changes.
-settings.register_profile("repeatable", derandomize=True, deadline=None)  # a busy machine is no failure
+# A busy machine is no failure: no deadline for an example, and none for making one.
+settings.register_profile(
+    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("repeatable")
 
 TINY = {

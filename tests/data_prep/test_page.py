@@ -306,7 +306,7 @@ def test_the_page_says_who_and_when(export: str, run: Callable[..., Cleaned]) ->
 def test_examples_are_hidden_before_they_are_cut() -> None:
     ledger = Ledger(hide=lambda text: text.replace("4111 1111", "[CARD_1]"))
     ledger.drop("opener", [Turn("assistant", "x" * (EXAMPLE_CHARS - 4) + "4111 1111")])
-    made = ledger.report({}, seconds=0.0, out="", sources={}, names=[], redacted={}, leaked=None, notes=[])
+    made = ledger.report({}, out="", sources={}, names=[], leaked=None, notes=[])
     assert made.examples == {"opener": ["x" * (EXAMPLE_CHARS - 4) + "[CAR..."]}
 
 
@@ -320,7 +320,7 @@ def test_only_the_examples_that_are_shown_are_hidden() -> None:
     ledger = Ledger(hide=hide)
     ledger.drop("opener", [Turn("assistant", str(i)) for i in range(9)])
     assert seen == []
-    ledger.report({}, seconds=0.0, out="", sources={}, names=[], redacted={}, leaked=None, notes=[])
+    ledger.report({}, out="", sources={}, names=[], leaked=None, notes=[])
     assert seen == ["0", "1", "2"]
 
 
@@ -328,5 +328,5 @@ def test_only_the_examples_that_are_shown_are_hidden() -> None:
 def test_long_examples_are_cut(chars: int, shown: int) -> None:
     ledger = Ledger()
     ledger.drop("opener", [Turn("assistant", "x" * chars)])
-    made = ledger.report({}, seconds=0.0, out="", sources={}, names=[], redacted={}, leaked=None, notes=[])
+    made = ledger.report({}, out="", sources={}, names=[], leaked=None, notes=[])
     assert [len(text) for text in made.examples["opener"]] == [shown]

@@ -37,12 +37,13 @@ def make_run(path: Path, adapter: Path, model: str) -> Path:
 def test_a_reply_is_streamed_and_both_turns_are_remembered(session: ChatSession, tiny: LoadedModel) -> None:
     renderer, sampling = Renderer(tiny.tokenizer, system="Be brief."), Sampling(8, 0.0, 0.95, 0)
     first = "".join(session.say("hello"))
-    assert [first] == replies(tiny, [renderer.prompt([Message("user", "hello")])], sampling, batch_size=1)
+    prompt = renderer.prompt([Message("user", "hello")])
+    assert first == replies(tiny, [prompt], sampling, batch_size=1)[0].text
     history = [Message("user", "hello"), Message("assistant", first.strip())]
     assert session.messages == history
     second = "".join(session.say("more"))
     prompt = renderer.prompt([*history, Message("user", "more")])
-    assert [second] == replies(tiny, [prompt], sampling, batch_size=1)
+    assert second == replies(tiny, [prompt], sampling, batch_size=1)[0].text
     assert len(session.messages) == 4
 
 
