@@ -84,7 +84,7 @@ def table_out(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]])
     for index, name in enumerate(columns):
         table.add_column(name, justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(visible(cell)) for cell in row))
     width = None if sys.stdout.isatty() else 120
     Console(highlight=False, emoji=False, width=width).print(table)
 
@@ -95,7 +95,7 @@ def trained_tokens_out(pieces: Iterable[tuple[str, bool]]) -> None:
     plain = not console.is_terminal or console.no_color
     text = Text()
     for trained, group in itertools.groupby(pieces, key=lambda piece: piece[1]):
-        run = "".join(piece for piece, _ in group)
+        run = visible("".join(piece for piece, _ in group))
         if plain:
             text.append(f"«{run}»" if trained else run)
         else:

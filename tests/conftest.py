@@ -27,9 +27,7 @@ from mlx_persona.models import embedded, load
 
 # The same examples every time: a change is judged by what it changes.
 # A busy machine is no failure: no deadline for an example, and none for making one.
-settings.register_profile(
-    "repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("repeatable")
 
 TINY = {

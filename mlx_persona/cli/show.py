@@ -16,9 +16,9 @@ def _demo(config: DemoConfig, as_json: bool) -> None:
         ui.json_out(result.to_json())
         return
     for prompt, replies in result.examples():
-        ui.text_out(f"\n> {prompt}")
+        ui.text_out(f"\n> {ui.visible(prompt)}")
         for label, reply in replies:
-            ui.text_out(f"  {label:>6}: {reply}")
+            ui.text_out(f"  {label:>6}: {ui.visible(reply)}")
     ui.text_out("")
     ui.table_out("Report card", *result.card.table())
     for line in result.lines():
