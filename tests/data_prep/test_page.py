@@ -9,10 +9,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from data_prep.page import MAX_BARS, REASONS, _months, page
+from data_prep.page import MAX_BARS, REASONS, REDACTED, _months, page
 from data_prep.report import EXAMPLE_CHARS, Ledger
 from data_prep.sessions import Turn
 from data_prep.sources import base
@@ -236,6 +236,7 @@ def test_markup_in_the_chats_is_text() -> None:
 
 @given(text=st.text(st.characters(exclude_categories=()), max_size=30))
 def test_whatever_the_chats_hold_the_page_is_whole(text: str) -> None:
+    assume(text not in REASONS and text not in REDACTED)  # these are explained
     made = page(hostile(text))
     made.encode()
     assert [tag for tag, _ in Parsed(made).tags] == [tag for tag, _ in Parsed(page(hostile("x"))).tags]
