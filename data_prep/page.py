@@ -33,6 +33,7 @@ REASONS = {
     "outside_dates": "The conversation began before --since or after --until.",
     "over_cap": "Older than the latest replies that each contact may give (--max-per-contact).",
     "reaction": "A thumbs-up or another reaction, not a message.",
+    "reviewed": "You dropped it in a review (mlx-persona review).",
     "service": "Written by the app and not by a person: calls, joins, renamed groups.",
     "short": "A reply under the length limit (--min-chars).",
     "system_prompt": "An instruction to an assistant, not a part of the talk (--system-prompt replaces it).",
