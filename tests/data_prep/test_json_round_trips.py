@@ -1,4 +1,4 @@
-"""Conversations written as ChatML, ShareGPT, pairs or chitchat are read back as they were, however the JSON is laid out."""
+"""ChatML, ShareGPT, pairs and chitchat are read back as they were written, however the JSON is laid out."""
 
 from __future__ import annotations
 
@@ -77,8 +77,13 @@ def read(source: Source, text: str, name: str) -> list[RawConversation]:
 @pytest.mark.parametrize(("layout", "name"), [(lines, "x.jsonl"), (array, "x.json"), (pretty, "x.json")])
 @pytest.mark.parametrize(
     ("source", "write", "turns"),
-    [(messages, as_messages, 6), (messages, as_parts, 6), (sharegpt, as_sharegpt, 6), (completion, as_pair, 2)]
-    + [(completion, as_instruction, 2)],
+    [
+        (messages, as_messages, 6),
+        (messages, as_parts, 6),
+        (sharegpt, as_sharegpt, 6),
+        (completion, as_pair, 2),
+        (completion, as_instruction, 2),
+    ],
 )
 @given(talks=TALKS)
 def test_what_is_written_is_read(
