@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from mlx_persona.errors import PersonaError
-from mlx_persona.files import write_text
+from mlx_persona.files import write_pieces
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = ("system", "user", "assistant")
@@ -188,6 +188,13 @@ def dump_line(value: object) -> str:
 
 def write_jsonl(path: Path, records: Iterable[Conversation | Pair]) -> int:
     """Write records atomically, one per line; returns how many."""
-    lines = [dump_line(r.to_json()) for r in records]
-    write_text(path, "".join(lines))
-    return len(lines)
+    count = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal count
+        for record in records:
+            count += 1
+            yield dump_line(record.to_json())
+
+    write_pieces(path, lines())
+    return count
