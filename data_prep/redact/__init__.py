@@ -7,6 +7,6 @@ number must pass its checksum, not a pattern alone. See ``redactor`` for the ord
 
 from __future__ import annotations
 
-from data_prep.redact.redactor import PLACEHOLDER, TYPES, AuditRow, Redactor
+from data_prep.redact.redactor import AuditRow, Redactor
 
-__all__ = ["PLACEHOLDER", "TYPES", "AuditRow", "Redactor"]
+__all__ = ["AuditRow", "Redactor"]

@@ -15,9 +15,8 @@ from data_prep.redact.names import NameFinder
 from data_prep.redact.places import addresses, coordinates
 from data_prep.redact.spans import Span, blanked
 from data_prep.redact.web import emails, ips, urls
+from mlx_persona.schema import PLACEHOLDER
 
-TYPES = ("NAME", "PHONE", "EMAIL", "ADDRESS", "CARD", "IBAN", "ID", "IP", "URL", "KEY", "COORD")
-PLACEHOLDER = re.compile(r"\[[A-Z]+_\d+\]")
 SALT_BYTES = 32
 
 _DIGIT = re.compile(r"\d")

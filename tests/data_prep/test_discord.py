@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from data_prep.sources import Bad, Head, RawChat, RawMessage, ReadOptions, discord
 from data_prep.sources.base import ASSISTANT, FORWARDED, MEDIA, SERVICE
 from mlx_persona.errors import PersonaError
-from tests.data_prep.chats import read_all, zipped
+from tests.data_prep.chats import read_all, survives, zipped
 
 FIXTURES = Path(__file__).parent / "fixtures" / "discord"
 C1, C2 = "613425648685547541", "81384788765712384"
@@ -380,20 +380,6 @@ def test_what_the_package_holds_is_read_back(
     assert read_all(discord, path) == ({f"[{C1}]": expected}, [])
 
 
-def survives(path: Path) -> None:
-    """Nothing but messages, bad lines that can be written, or an error for the user comes out."""
-    discord.matches(Head.of(path))
-    try:
-        chats, bad = read_all(discord, path)
-    except PersonaError:
-        return
-    for message in (m for found in chats.values() for m in found):
-        message.text.encode()
-        (message.sender or "").encode()
-    for line in bad:
-        f"{line.text}{line.reason}".encode()
-
-
 HOSTILE = st.binary() | st.builds(
     lambda message: exported(message).encode(),
     JSON | st.builds(lambda key, value: a_message() | {key: value}, st.sampled_from([*a_message(), "reference"]), JSON),
@@ -404,7 +390,7 @@ HOSTILE = st.binary() | st.builds(
 def test_hostile_bytes_as_the_tools_file(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     path = tmp_path_factory.mktemp("hostile") / "x.json"
     path.write_bytes(data)
-    survives(path)
+    survives(discord, path)
 
 
 ROW = {"ID": 1, "Timestamp": "2024-01-01", "Contents": "hi", "Attachments": ""}
@@ -421,8 +407,8 @@ def test_hostile_bytes_in_a_package(
 ) -> None:
     files = {f"m/c{C1}/messages.json": messages, "m/index.json": index, "a/user.json": index}
     folder = tmp_path_factory.mktemp("hostile")
-    survives(zipped(folder / "x.zip", files))
-    survives(zipped(folder / "y.zip", files | {f"m/c{C1}/messages.json": "[]", f"m/c{C2}/messages.csv": rows}))
+    survives(discord, zipped(folder / "x.zip", files))
+    survives(discord, zipped(folder / "y.zip", files | {f"m/c{C1}/messages.json": "[]", f"m/c{C2}/messages.csv": rows}))
 
 
 @pytest.mark.parametrize("cut", range(0, 11_000, 373))
@@ -436,7 +422,7 @@ def test_a_cut_off_file(tmp_path: Path, cut: int) -> None:
 def test_nuls_and_a_line_of_a_megabyte(tmp_path: Path) -> None:
     for data in (b"\0" * 1000, b'{"guild": {}, "messages": [' + b"x" * 1_000_000, b"[" * 1_000_000):
         (tmp_path / "x.json").write_bytes(data)
-        survives(tmp_path / "x.json")
+        survives(discord, tmp_path / "x.json")
     long = "y" * 1_000_000
     chats, _ = read_all(discord, write(tmp_path / "x.json", exported(a_message(content=long + "\0"))))
     assert [m.text for m in chats["G / c"]] == [long + "\0"]

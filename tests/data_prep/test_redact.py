@@ -14,10 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.redact import PLACEHOLDER, TYPES, Redactor
+from data_prep.redact import Redactor
 from data_prep.sources import RawConversation, ReadOptions, chitchat
 from mlx_persona.errors import PersonaError
 from mlx_persona.models.embedded import fetch_conversations
+from mlx_persona.schema import PLACEHOLDER, PLACEHOLDERS
 from tests.data_prep import make_labelled
 from tests.data_prep.make_labelled import NAMES, OWN
 
@@ -49,7 +50,7 @@ def test_the_labelled_file_is_what_its_generator_writes() -> None:
 def test_the_labelled_set_is_large_enough_to_measure_on() -> None:
     spans = Counter(s["type"] for m in LABELLED for s in m["spans"])
     assert len(LABELLED) == 500
-    assert set(spans) == set(TYPES)
+    assert set(spans) == set(PLACEHOLDERS)
     assert min(spans.values()) >= 30
     assert 150 <= sum(not m["spans"] for m in LABELLED) <= 185
 

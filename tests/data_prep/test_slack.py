@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_prep.sources import Bad, Head, RawMessage, slack
 from data_prep.sources.base import DELETED, MEDIA, SERVICE
 from mlx_persona.errors import PersonaError
-from tests.data_prep.chats import read_all, zipped
+from tests.data_prep.chats import read_all, survives, zipped
 
 FIXTURE = Path(__file__).parent / "fixtures" / "slack"
 DAY = "general/2024-03-01.json"
@@ -278,21 +278,6 @@ def test_what_slack_writes_is_read_back(
     assert read_all(slack, path) == ({"general": expected}, [])
 
 
-def survives(path: Path) -> None:
-    """Nothing but messages, bad lines that can be written, or an error for the user comes out."""
-    slack.matches(Head.of(path))
-    try:
-        chats, bad = read_all(slack, path)
-    except PersonaError:
-        return
-    for chat, found in chats.items():
-        chat.encode()
-        for message in found:
-            f"{message.text}{message.sender}{message.id}{message.answers}".encode()
-    for line in bad:
-        f"{line.text}{line.reason}".encode()
-
-
 FULL = {"type": "message", "user": "U1", "text": "<@U1>", "ts": "1.5", "thread_ts": "1.0", "subtype": ""}
 ODD_MESSAGE = st.builds(lambda key, value: json.dumps([FULL | {key: value}]).encode(), st.sampled_from([*FULL]), JSON)
 ODD_LIST = JSON.map(lambda value: json.dumps([value, {"id": "U1", "name": value, "members": value}]).encode())
@@ -303,8 +288,8 @@ ODD_PERSON = JSON.map(lambda value: json.dumps([{"id": value}, {"id": "U1", "pro
 def test_hostile_bytes(tmp_path_factory: pytest.TempPathFactory, day: bytes, index: bytes) -> None:
     files = dict.fromkeys(("users.json", "channels.json", "dms.json", "mpims.json"), index)
     folder = tmp_path_factory.mktemp("hostile")
-    survives(zipped(folder / "x.zip", {DAY: day}))
-    survives(zipped(folder / "y.zip", files | {DAY: day, "U1/2024-03-01.json": b"[]"}))
+    survives(slack, zipped(folder / "x.zip", {DAY: day}))
+    survives(slack, zipped(folder / "y.zip", files | {DAY: day, "U1/2024-03-01.json": b"[]"}))
 
 
 @given(st.text(st.sampled_from("<>|@#!&;:^ aU1lt"), max_size=30))
@@ -317,7 +302,7 @@ def test_a_cut_off_day_nuls_and_a_line_of_a_megabyte(tmp_path: Path) -> None:
     whole = (FIXTURE / DAY).read_bytes()
     for data in (whole[:1000], b"", b"\0" * 1000, b"[" * 1_000_000, b'["' + b"x" * 1_000_000):
         path = zipped(tmp_path / "x.zip", {DAY: data, "users.json": "[]"})
-        survives(path)
+        survives(slack, path)
         with pytest.raises(PersonaError, match=r"2024-03-01\.json:\d+(:\d+)?: not JSON"):
             read_all(slack, path)
     assert text_of(tmp_path, "<" * 1_000_000) == "<" * 1_000_000
