@@ -23,7 +23,7 @@ _WHERE = {
     "dpo": "mlx_persona.stages.dpo",
     "fuse": "mlx_persona.stages.fuse",
     "make_card": "mlx_persona.stages.card",
-    "bench": "mlx_persona.stages.bench",
+    "bench": "mlx_persona.benchmarks.step",
     "doctor": "mlx_persona.backend",
     "demo": "mlx_persona.demo",
     "ChatSession": "mlx_persona.generation.chat",

@@ -18,6 +18,7 @@ LAYERS = (
     ("generation", "training", "phase"),
     ("evals",),
     ("stages",),
+    ("benchmarks",),
     ("demo", "cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

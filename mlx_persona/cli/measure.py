@@ -21,7 +21,7 @@ def _eval(config: CardConfig, as_json: bool) -> None:
 
 
 def _bench(config: BenchConfig, as_json: bool) -> None:
-    from mlx_persona.stages.bench import bench
+    from mlx_persona.benchmarks.step import bench
 
     result = bench(config)
     if as_json:

@@ -1,0 +1,40 @@
+"""Every option of every stage, with its default, unit and bounds: one frozen dataclass per stage.
+
+Precedence: these defaults < ``--config FILE.yaml`` < flags (or keyword arguments in Python).
+"""
+
+from mlx_persona.config.common import DEFAULT_MODEL, MODEL_HELP
+from mlx_persona.config.data import (
+    AUGMENT_TASKS,
+    CSV_COLUMNS,
+    SOURCES,
+    AugmentConfig,
+    CleanConfig,
+    PairsConfig,
+    ReviewConfig,
+)
+from mlx_persona.config.measuring import BenchConfig, CleanBenchConfig, DemoConfig, DoctorConfig
+from mlx_persona.config.training import DpoConfig, SftConfig
+from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ShowConfig
+
+__all__ = [
+    "AUGMENT_TASKS",
+    "CSV_COLUMNS",
+    "DEFAULT_MODEL",
+    "MODEL_HELP",
+    "SOURCES",
+    "AugmentConfig",
+    "BenchConfig",
+    "CardConfig",
+    "CleanBenchConfig",
+    "CleanConfig",
+    "DemoConfig",
+    "DoctorConfig",
+    "DpoConfig",
+    "FuseConfig",
+    "GenerateConfig",
+    "PairsConfig",
+    "ReviewConfig",
+    "SftConfig",
+    "ShowConfig",
+]

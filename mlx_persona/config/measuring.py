@@ -1,0 +1,59 @@
+"""Options of the demo and of what measures the program itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_persona.config.common import DEFAULT_MODEL, MODEL_HELP
+from mlx_persona.settings import check, option
+
+
+@dataclass(frozen=True)
+class BenchConfig:
+    """Our training step against stock mlx-lm's, on the same rows."""
+
+    model: str = option(DEFAULT_MODEL, MODEL_HELP)
+    data: str = option("data/clean", "folder with train.jsonl")
+    rank: int = option(64, "rank of the adapter", minimum=1)
+    dora: bool = option(False, "DoRA or plain LoRA", flag="--dora/--lora")
+    batch_size: int = option(4, "conversations per micro-batch", minimum=1)
+    max_seq_length: int = option(256, "tokens per conversation", minimum=16)
+    steps: int = option(6, "timed steps of each per round", minimum=1)
+    rounds: int = option(3, "rounds, alternating; the median is reported", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class CleanBenchConfig:
+    """Cleaning against a bare json.loads pass over the same file."""
+
+    messages: int = option(1_000_000, "size of the file, in messages", minimum=1000)
+    seed: int = option(0, "fixes which real messages stand where", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """The whole path on an embedded model and real conversations."""
+
+    me: str = option("720840be", "whose replies to learn, in the embedded conversations")
+    out: str = option("demo", "folder for data and runs; emptied first")
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """What this machine can do."""
+
+    seconds: float = option(0.5, "how long to measure matrix products, in seconds", above=0.0)
+
+    def __post_init__(self) -> None:
+        check(self)

@@ -1,0 +1,77 @@
+"""Options of the training stages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_persona.config.common import DEFAULT_MODEL, MODEL_HELP
+from mlx_persona.settings import check, option
+
+
+@dataclass(frozen=True)
+class _TrainConfig:
+    """What SFT and DPO share."""
+
+    model: str = option(DEFAULT_MODEL, MODEL_HELP)
+    data: str = option("data/clean", "folder with train.jsonl and valid.jsonl")
+    out: str = option("", "run directory (default: the next free runs/<stage>-<n>)")
+    resume: str = option("", "run directory to continue, bit-identically, from its last checkpoint")
+    system: str = option("", "system message for conversations that have none of their own")
+    dropout: float = option(0.0, "dropout on the adapter's input", minimum=0.0, maximum=0.9)
+    learning_rate: float = option(2e-4, "peak learning rate of AdamW", above=0.0)
+    warmup: float = option(0.05, "share of the updates for linear warm-up", minimum=0.0, maximum=0.9)
+    final_lr: float = option(
+        0.1, "learning rate at the end of the cosine, as a share of the peak", minimum=0.0, maximum=1.0
+    )
+    weight_decay: float = option(0.01, "AdamW's decoupled weight decay", minimum=0.0)
+    clip: float = option(1.0, "clip the gradient to this global norm (0: off)", minimum=0.0)
+    updates: int | None = option(None, "optimizer updates (instead of --epochs)", minimum=1)
+    epochs: float = option(2.0, "passes over the data, when --updates is not given", above=0.0)
+    iters: int | None = option(None, "micro-batches, as mlx-lm counts; converted to updates", minimum=1)
+    batch_size: int = option(1, "conversations (or pairs) per micro-batch", minimum=1)
+    grad_accumulation: int = option(8, "micro-batches per update, weighted by their tokens", minimum=1)
+    max_seq_length: int = option(1024, "tokens per row; longer conversations are split between turns", minimum=16)
+    grad_checkpoint: bool | None = option(
+        None, "recompute activations to save memory (default: on for models over 1 B parameters)"
+    )
+    eval_every: int | None = option(None, "updates between evaluations (default: 5 % of the run)", minimum=1)
+    eval_limit: int = option(64, "at most this many held-out rows per evaluation, evenly spread", minimum=1)
+    patience: int = option(5, "stop after this many evaluations without a better loss (0: never)", minimum=0)
+    keep_last: int = option(2, "checkpoints to keep besides the best one", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class SftConfig(_TrainConfig):
+    """Supervised fine-tuning on the person's replies."""
+
+    rank: int = option(64, "rank of the adapter", minimum=1)
+    alpha: float | None = option(None, "effective scale is alpha / rank (default: 2 x rank)", above=0.0)
+    dora: bool = option(True, "DoRA (magnitude and direction) or plain LoRA", flag="--dora/--lora")
+    num_layers: int = option(-1, "adapt the last N blocks; -1 is all", minimum=-1)
+    mask_prompt: bool = option(True, "train on the person's replies only, or on every token")
+    extra: tuple[str, ...] = option(
+        (), "a further folder whose train.jsonl is trained on too, as augment writes one; repeatable"
+    )
+
+
+@dataclass(frozen=True)
+class DpoConfig(_TrainConfig):
+    """Preference training from the SFT adapter."""
+
+    model: str = option("", MODEL_HELP + " (default: the SFT run's)")
+    adapter: str = option("", "adapter or run to start from (default: the newest SFT run)")
+    pairs: str = option("data/pairs", "folder with the pairs; made when missing")
+    fresh: bool = option(False, "train a new adapter, stacked on the frozen SFT one or on --model alone")
+    rank: int | None = option(None, "rank of a --fresh adapter (default: 32)", minimum=1)
+    alpha: float | None = option(None, "alpha of a --fresh adapter (default: 2 x rank)", above=0.0)
+    dora: bool | None = option(None, "kind of a --fresh adapter (default: as the SFT one)", flag="--dora/--lora")
+    beta: float = option(0.1, "strength of the pull to the reference", above=0.0)
+    label_smoothing: float = option(0.0, "assumed share of flipped preferences", minimum=0.0, maximum=0.49)
+    nll_weight: float = option(0.0, "weight of an extra likelihood term on the chosen replies", minimum=0.0)
+    learning_rate: float = option(1e-5, "peak learning rate of AdamW", above=0.0)
+    epochs: float = option(1.0, "passes over the pairs, when --updates is not given", above=0.0)
+    eval_limit: int = option(200, "at most this many held-out pairs per evaluation, evenly spread", minimum=1)

@@ -1,0 +1,82 @@
+"""Options of what is done with a trained adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mlx_persona.config.common import MODEL_HELP
+from mlx_persona.settings import check, option
+
+
+@dataclass(frozen=True)
+class FuseConfig:
+    """Adapter -> standalone model, with a parity gate."""
+
+    adapter: str = option("", "adapter or run to merge (default: the newest DPO or SFT run)")
+    model: str = option("", MODEL_HELP + " (default: the one the adapter was made for)")
+    out: str = option("", "folder to write to (default: the next free runs/fused-<n>)")
+    bits: str = option(
+        "auto", "width of the fused weights; auto is the narrowest that passes", choices=("auto", "4", "8", "16")
+    )
+    try_all: bool = option(False, "with auto: measure every width, not only up to the first that passes")
+    force: bool = option(False, "write the named width even if it fails the gate")
+    min_retention: float = option(
+        0.9, "the gate: share of the adapter's effect that must survive", minimum=0.0, maximum=1.0
+    )
+    data: str = option("data/clean", "held-out conversations for the gate")
+    gate_tokens: int = option(768, "held-out reply tokens to compare distributions on", minimum=16)
+    max_seq_length: int = option(512, "tokens per held-out conversation", minimum=16)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Talk to the base model, an adapter, or a fused model."""
+
+    model: str = option("", MODEL_HELP + " (default: the newest run's)")
+    adapter: str = option("", "adapter or run; 'none' for the base model (default: the newest run)")
+    system: str | None = option(None, "system message (default: the one trained with)")
+    max_tokens: int = option(256, "longest reply, in tokens", minimum=1)
+    temperature: float = option(0.7, "sampling temperature (0: greedy)", minimum=0.0)
+    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
+    strength: float = option(1.0, "how much of the adapter: 0 is the base model, 1 the person")
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """A quick report card: the person's held-out replies against each model's."""
+
+    data: str = option("data/clean", "folder with test.jsonl (else valid.jsonl)")
+    out: str = option("", "folder to write to (default: the next free runs/eval-<n>)")
+    n: int = option(100, "held-out prompts to answer", minimum=10)
+    loss_rows: int = option(64, "held-out rows for the loss, evenly spread", minimum=1)
+    max_tokens: int = option(64, "longest reply, in tokens", minimum=1)
+    max_seq_length: int = option(512, "tokens per held-out conversation, and per prompt to answer", minimum=16)
+    temperature: float = option(0.8, "sampling temperature (0: greedy)", minimum=0.0)
+    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
+    batch_size: int = option(64, "replies written at once", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class ShowConfig:
+    """A conversation with the trained tokens coloured."""
+
+    model: str = option("", MODEL_HELP + " (default: the newest run's)")
+    data: str = option("data/clean/train.jsonl", "file with conversations")
+    number: int = option(1, "which conversation of the file, counted from 1", minimum=1)
+    system: str = option("", "system message for conversations that have none of their own")
+    mask_prompt: bool = option(True, "train on the person's replies only, or on every token")
+    max_seq_length: int = option(1024, "tokens per row; longer conversations are split between turns", minimum=16)
+
+    def __post_init__(self) -> None:
+        check(self)
