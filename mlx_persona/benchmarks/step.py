@@ -27,7 +27,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_persona import ui
 from mlx_persona.config import BenchConfig
 from mlx_persona.errors import PersonaError
-from mlx_persona.models import activations, adapters
+from mlx_persona.models import adapters, substitutes
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import load_model
@@ -169,7 +169,7 @@ def _stock(model: Any, batches: Sequence[Sequence[Row]], config: BenchConfig) ->
 
     optimizer = mlx.optimizers.AdamW(learning_rate=LEARNING_RATE)
     quiet = contextlib.redirect_stdout(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, activations.as_in_mlx_lm(model), quiet:
+    with tempfile.TemporaryDirectory() as folder, substitutes.as_in_mlx_lm(model), quiet:
         args = TrainingArgs(
             batch_size=config.batch_size,
             iters=2 * len(batches),

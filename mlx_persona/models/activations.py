@@ -6,11 +6,8 @@ function, which compilers vectorise, with a gradient of its own.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import mlx.core as mx
 from mlx_lm.models import activations
@@ -63,28 +60,3 @@ def swiglu(gate: mx.array, x: mx.array) -> mx.array:
     if gate.dtype != mx.float32 or x.dtype != mx.float32:
         return activations.swiglu(gate, x)
     return cast(mx.array, _swiglu(gate, x))
-
-
-def speed_up(model: Any) -> None:
-    """Let the model's classes call :func:`swiglu` where they call mlx-lm's. For the CPU only."""
-    _rebind(model, activations.swiglu, swiglu)
-
-
-@contextmanager
-def as_in_mlx_lm(model: Any) -> Iterator[None]:
-    """Meanwhile the model's classes are as mlx-lm has them, to compare with."""
-    changed = _rebind(model, swiglu, activations.swiglu)
-    try:
-        yield
-    finally:
-        for module in changed:
-            module.swiglu = swiglu
-
-
-def _rebind(model: Any, old: Any, new: Any) -> list[Any]:
-    """The modules of Python where the name was bound to another function."""
-    places: list[Any] = [sys.modules[name] for name in {type(m).__module__ for m in model.modules()}]
-    changed = [place for place in places if getattr(place, "swiglu", None) is old]
-    for place in changed:
-        place.swiglu = new
-    return changed

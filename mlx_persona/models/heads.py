@@ -1,4 +1,4 @@
-"""Logits where they are needed: the body's hidden states are gathered before the output head.
+"""Logits and losses where they are needed: the body's hidden states are gathered before the output head.
 
 A vocabulary-sized row for every input token is the largest array of a training step, and most
 tokens are no targets. Whether a model's head can be applied to gathered rows is checked on the
@@ -7,19 +7,29 @@ model itself; where it cannot (logit scaling, soft-capping), full logits are gat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
-RowLogits = Callable[[nn.Module, mx.array, mx.array], mx.array]
+from mlx_persona.models.cross_entropy import HEADS, head_losses
+
+
+def _head(model: nn.Module) -> Any:
+    """The layer that turns hidden states into logits; the embedding where the two are tied."""
+    return model.lm_head if "lm_head" in model else model.model.embed_tokens
+
+
+def _body_rows(model: nn.Module, tokens: mx.array, positions: mx.array) -> mx.array:
+    hidden = model.model(tokens)  # (B, T, D)
+    return hidden.reshape(-1, hidden.shape[-1])[positions]  # (P, D)
 
 
 def _split_rows(model: nn.Module, tokens: mx.array, positions: mx.array) -> mx.array:
-    hidden = model.model(tokens)  # (B, T, D)
-    rows = hidden.reshape(-1, hidden.shape[-1])[positions]  # (P, D)
-    head = model.lm_head if "lm_head" in model else model.model.embed_tokens.as_linear
-    return head(rows).astype(mx.float32)  # (P, V)
+    head, rows = _head(model), _body_rows(model, tokens, positions)
+    logits = head.as_linear(rows) if hasattr(head, "as_linear") else head(rows)
+    return logits.astype(mx.float32)  # (P, V)
 
 
 def _full_rows(model: nn.Module, tokens: mx.array, positions: mx.array) -> mx.array:
@@ -27,12 +37,36 @@ def _full_rows(model: nn.Module, tokens: mx.array, positions: mx.array) -> mx.ar
     return logits.reshape(-1, logits.shape[-1])[positions].astype(mx.float32)  # (P, V)
 
 
+@dataclass(frozen=True)
+class RowLogits:
+    """The cheapest correct way to a model's logits and losses at some positions.
+
+    ``split``: hidden states are gathered before the head. ``in_slabs``: the losses need no logits of the
+    whole vocabulary at once.
+    """
+
+    split: bool
+    in_slabs: bool
+
+    def __call__(self, model: nn.Module, tokens: mx.array, positions: mx.array) -> mx.array:
+        """tokens (B, T), positions (P,) -> logits in float32 (P, V)."""
+        return (_split_rows if self.split else _full_rows)(model, tokens, positions)
+
+    def log_probs(self, model: nn.Module, tokens: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
+        """log p(target) in float32, in nats, at each position: (P,)."""
+        if not self.in_slabs:
+            return -nn.losses.cross_entropy(self(model, tokens, positions), targets)
+        return -head_losses(_body_rows(model, tokens, positions), _head(model), targets, model.training)
+
+
 def row_logits(model: nn.Module) -> RowLogits:
-    """The cheapest correct ``(model, tokens (B, T), positions (P,)) -> fp32 logits (P, V)`` for a model."""
+    """What holds for this model; found by trying, before an adapter is attached or after."""
     probe, positions = mx.array([[1, 2, 3, 4]]), mx.arange(4)
     try:
         fast, full = _split_rows(model, probe, positions), _full_rows(model, probe, positions)
         same = bool(mx.allclose(fast, full, rtol=1e-3, atol=1e-3))
     except (AttributeError, TypeError, ValueError, KeyError):
         same = False
-    return _split_rows if same else _full_rows
+    # Exactly these classes: a subclass may do more than a product.
+    frozen_head = same and type(_head(model)) in HEADS and not _head(model).trainable_parameters()
+    return RowLogits(same, frozen_head)

@@ -1,7 +1,7 @@
 """Finding and loading a base model: a local MLX directory, a GGUF file, or a Hugging Face repo.
 
-On the CPU a model is held as dense float32: the 16-bit and 4-bit products there are ten to a hundred
-times slower (measured: docs/performance.md).
+On the CPU a model is held as dense float32, or, where that takes too much, quantized and dequantized layer by
+layer in use: MLX's 16-bit and 4-bit products there are ten to a hundred times slower (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm.utils
-from mlx.utils import tree_unflatten
+from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.models.mla import MultiLinear, QuantizedMultiLinear
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
-from mlx_persona import backend
+from mlx_persona import backend, ui
 from mlx_persona.cache import cache_dir
 from mlx_persona.errors import PersonaError
-from mlx_persona.models import activations
+from mlx_persona.models import substitutes
 from mlx_persona.models.gguf import CONVERSION, convert_gguf
 from mlx_persona.models.hub import fetch_repo
 from mlx_persona.models.once import build_once
+from mlx_persona.models.quantized import RESIDENT, dense_weight
 from mlx_persona.models.weights import check_weights, read_headers, weight_files
 
 MEMORY_SHARE = 0.8
+# A quantized model that takes more than this in float32 stays quantized: training needs room too.
+DENSE_SHARE = 0.5
 # What a config may say without the weights meaning anything else.
 _VOLATILE = {"transformers_version", "torch_dtype", "dtype", "use_cache", "architectures", "quantization_config"}
 _SAMPLE = 4096
@@ -124,9 +127,12 @@ def load_model(name: str) -> LoadedModel:
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise PersonaError(f"mlx-lm cannot load {path}: {_first_line(error)}") from error
     if backend.on_cpu():
-        _check_memory(model, name)
-        _to_float32(model)
-        activations.speed_up(model)
+        if _fits_dense(model, name):
+            _to_float32(model)
+        else:
+            _keep_quantized(model)
+            ui.info(f"{name} stays quantized in memory: in float32 it would take most of this machine's")
+        substitutes.speed_up(model)
     mx.eval(model.parameters())
     model.eval()
     model.freeze()
@@ -150,34 +156,34 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0] or type(error).__name__
 
 
-def dense_weight(module: Any) -> mx.array:
-    """The float32 weight of a linear or embedding layer, dequantized where it is quantized (any mode)."""
-    if module.get("scales") is None:
-        return module.weight.astype(mx.float32)
-    scales, biases = module.scales, module.get("biases")
-    if biases is not None:
-        # In float32, or each weight would be rounded to the scales' 16 bits.
-        scales, biases = scales.astype(mx.float32), biases.astype(mx.float32)
-    return mx.dequantize(
-        module.weight,
-        scales,
-        biases,
-        module.group_size,
-        module.bits,
-        module.mode,
-        global_scale=module.get("global_scale"),
-        dtype=mx.float32,
-    )
-
-
-def _check_memory(model: Any, name: str) -> None:
-    needed, there = 4 * mlx_lm.utils.get_total_parameters(model), backend.memory_bytes()
-    if needed > MEMORY_SHARE * there:
+def _fits_dense(model: Any, name: str) -> bool:
+    """Whether to hold a model in float32; raises PersonaError where it fits neither so nor as it is stored."""
+    there = backend.memory_bytes()
+    needed = 4 * mlx_lm.utils.get_total_parameters(model)
+    coded = [m for _, m in model.named_modules() if m.get("scales") is not None]
+    if not coded or any(type(m) not in RESIDENT for m in coded):
+        resident, share = needed, MEMORY_SHARE
+    else:
+        resident = sum(v.nbytes if v.dtype == mx.uint32 else 4 * v.size for _, v in tree_flatten(model.parameters()))
+        share = DENSE_SHARE
+    if min(needed, resident) > MEMORY_SHARE * there:
         raise PersonaError(
-            f"{name} takes {needed / 2**30:.1f} GB in float32, as the CPU needs it; "
+            f"{name} takes {min(needed, resident) / 2**30:.1f} GB, as the CPU needs it; "
             f"it must be at most {MEMORY_SHARE:.0%} of this machine's {there / 2**30:.1f} GB",
-            "choose a smaller model with --model",
+            "choose a smaller model with --model, or one in 4 bits",
         )
+    return bool(needed <= share * there)
+
+
+def _keep_quantized(model: Any) -> None:
+    """Let the quantized layers compute in float32 from their codes; all else becomes float32."""
+    for module in model.modules():
+        if type(module) in RESIDENT:
+            module.__class__ = RESIDENT[type(module)]
+            if "bias" in module:
+                module.bias = module.bias.astype(mx.float32)
+        elif not module.children():
+            module.set_dtype(mx.float32)
 
 
 def _empty_like(module: Any) -> Any | None:

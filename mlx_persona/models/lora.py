@@ -12,27 +12,15 @@ import zlib
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_persona.backend import on_cpu
-from mlx_persona.models.load import dense_weight
+from mlx_persona.models.quantized import dense_weight, product
 
 
 def matmul_base(base: nn.Module, x: mx.array) -> mx.array:
     """x Wᵀ for the effective weight W of a base, without its bias: (..., in) -> (..., out)."""
     if isinstance(base, LoRALinear):
         return base.without_bias(x)
-    if isinstance(base, nn.QuantizedLinear) and not on_cpu():
-        return mx.quantized_matmul(
-            x,
-            base.weight,
-            scales=base.scales,
-            biases=base.get("biases"),
-            transpose=True,
-            group_size=base.group_size,
-            bits=base.bits,
-            mode=base.mode,
-        )
-    if isinstance(base, nn.QuantizedLinear):  # CPU: its quantized kernels are 20 times slower
-        return x @ dense_weight(base).astype(x.dtype).T
+    if isinstance(base, nn.QuantizedLinear):
+        return product(base, x)
     return x @ base.weight.T
 
 

@@ -21,7 +21,8 @@ import mlx_lm.utils
 from mlx.utils import tree_flatten
 
 from mlx_persona.models import adapters
-from mlx_persona.models.load import dense_weight, identity
+from mlx_persona.models.load import identity
+from mlx_persona.models.quantized import dense_weight
 from mlx_persona.models.weights import read_headers
 
 WIDTHS = (4, 8, 16)

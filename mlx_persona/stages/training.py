@@ -96,6 +96,7 @@ def plan(config: SftConfig | DpoConfig, per_epoch: int, train_tokens: int, eval_
         eval_every=every,
         patience=config.patience,
         keep_last=config.keep_last,
+        optimizer=config.optimizer,
     )
 
 

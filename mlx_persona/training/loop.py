@@ -63,6 +63,7 @@ class LoopConfig:
     eval_every: int
     patience: int
     keep_last: int
+    optimizer: str = "adamw"
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Loop:
         self.model, self.source, self.config, self.run_dir = model, source, config, run
         self.spec, self.knobs, self.hooks = spec, knobs, hooks
         self.state = LoopState()
-        self.optimizer = optim.make_adamw(config.weight_decay)
+        self.optimizer = optim.make_optimizer(config.optimizer, config.weight_decay)
         self.optimizer.init(model.trainable_parameters())
         self._objective = objective
         self._compile()
@@ -156,14 +157,14 @@ class Loop:
         def losses(batch: Batch, knobs: Knobs) -> Any:
             return objective(model, batch, knobs)
 
-        def mean(grad_sum: Any, weight: mx.array) -> Any:
-            return optim.mean_and_norm(grad_sum, weight, clip)
+        def norm(grad_sum: Any, weight: mx.array) -> Any:
+            return optim.factor_and_norm(grad_sum, weight, clip)
 
         @partial(compile_, inputs=writes, outputs=writes)
-        def apply(grads: Any) -> None:
-            optimizer.update(model, grads)
+        def apply(grad_sum: Any, factor: mx.array) -> None:
+            optimizer.update(model, optim.scaled(grad_sum, factor))
 
-        self._gradients, self._losses, self._mean, self._apply = gradients, losses, compile_(mean), apply
+        self._gradients, self._losses, self._norm, self._apply = gradients, losses, compile_(norm), apply
 
     def resume(self) -> None:
         """Go back to the newest checkpoint of the run directory."""
@@ -222,12 +223,12 @@ class Loop:
             mx.eval(grad_sum, sums)
         assert sums is not None
         figures = _means(sums)
-        mean, norm = self._mean(grad_sum, sums["loss"][1])
+        factor, norm = self._norm(grad_sum, sums["loss"][1])
         grad_norm = float(norm)
         if not (math.isfinite(figures["loss"]) and math.isfinite(grad_norm)):
             raise self._not_finite(f"loss ({figures['loss']}) or gradient norm ({grad_norm})", update)
         self.optimizer.learning_rate = mx.array(rate, mx.float32)
-        self._apply(mean)
+        self._apply(grad_sum, factor)
         mx.eval(self.model.state, self.optimizer.state)
         adapters.refresh(self.model)
         state.update, state.cursor = update, state.cursor + config.grad_accumulation

@@ -21,8 +21,7 @@ Objective = Callable[[nn.Module, Batch, Knobs], tuple[mx.array, mx.array, Metric
 
 def token_log_probs(rows: RowLogits, model: nn.Module, batch: Batch) -> mx.array:
     """log p(target) in fp32 at each gathered position: (P,)."""
-    logits = rows(model, batch["tokens"], batch["positions"])  # (P, V)
-    return -nn.losses.cross_entropy(logits, batch["targets"])
+    return rows.log_probs(model, batch["tokens"], batch["positions"], batch["targets"])
 
 
 def sft(rows: RowLogits) -> Objective:

@@ -12,9 +12,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx_lm.models import activations as stock
-from mlx_lm.models import llama
+from mlx_lm.models import base, llama
 
-from mlx_persona.models import activations, load
+from mlx_persona.models import attention, load, substitutes
 from mlx_persona.models.activations import sigmoid, swiglu
 
 X = np.concatenate([np.linspace(-40, 40, 40001), [0.0, -1e-30, 1e30, -1e30]]).astype(np.float32)
@@ -55,16 +55,20 @@ def test_it_works_inside_a_compiled_function() -> None:
 def test_a_model_on_the_cpu_has_it_and_a_comparison_has_not(tiny_model_dir: Path) -> None:
     loaded = load.load_model(str(tiny_model_dir))
     assert llama.swiglu is swiglu
+    assert llama.scaled_dot_product_attention is attention.scaled_dot_product_attention
     tokens = mx.arange(12)[None]
     ours = loaded.model(tokens)
-    with activations.as_in_mlx_lm(loaded.model):
+    with substitutes.as_in_mlx_lm(loaded.model):
         assert llama.swiglu is stock.swiglu
+        assert llama.scaled_dot_product_attention is base.scaled_dot_product_attention
         assert np.abs(np.array(loaded.model(tokens) - ours)).max() < 1e-4
     assert llama.swiglu is swiglu
 
 
 def test_a_model_on_a_gpu_has_not(tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(llama, "swiglu", stock.swiglu)
+    monkeypatch.setattr(llama, "scaled_dot_product_attention", base.scaled_dot_product_attention)
     monkeypatch.setattr(load.backend, "on_cpu", lambda: False)
     load.load_model(str(tiny_model_dir))
     assert llama.swiglu is stock.swiglu
+    assert llama.scaled_dot_product_attention is base.scaled_dot_product_attention

@@ -32,8 +32,8 @@ CONFIG = {
 TOKENS = mx.array([[5, 17, 3, 60, 42, 8], [9, 2, 71, 33, 1, 90]])
 
 
-def tiny() -> Any:
-    model = llama.Model(llama.ModelArgs.from_dict(CONFIG))
+def tiny(layers: int = 2) -> Any:
+    model = llama.Model(llama.ModelArgs.from_dict({**CONFIG, "num_hidden_layers": layers}))
     weights = [
         (k, 0.2 * mx.random.normal(v.shape, key=mx.random.key(i)) + ("norm" in k))
         for i, (k, v) in enumerate(tree_flatten(model.parameters()))
@@ -42,9 +42,9 @@ def tiny() -> Any:
     return model
 
 
-def adapted(dora: bool) -> Any:
+def adapted(dora: bool, layers: int = 2) -> Any:
     """A tiny model in training mode, with dropout, and an adapter whose B is not zero."""
-    model = tiny()
+    model = tiny(layers)
     adapters.attach(model, adapters.AdapterSpec(4, 2.0, dora, dropout=0.2))
     for i, (_, layer) in enumerate(adapters.adapter_layers(model)):
         layer.lora_b = 0.1 * mx.random.normal(layer.lora_b.shape, key=mx.random.key(100 + i))
@@ -85,15 +85,15 @@ def test_loss_and_gradients_are_the_same_with_and_without(dora: bool, compiled: 
 def test_it_saves_memory() -> None:
     peaks = []
     for wanted in (False, True):
-        model = adapted(True)
+        model = adapted(True, 12)
         if wanted:
             checkpoint_blocks(model)
         step = nn.value_and_grad(model, lambda tokens, model=model: mx.square(model.model(tokens)).sum())
         before = mx.get_active_memory()
         mx.reset_peak_memory()
-        mx.eval(step(mx.zeros((2, 256), mx.int32)))
+        mx.eval(step(mx.zeros((2, 64), mx.int32)))
         peaks.append(mx.get_peak_memory() - before)
-    assert peaks[1] < 0.75 * peaks[0]
+    assert peaks[1] < 0.5 * peaks[0]
 
 
 def test_only_this_model_is_changed_and_a_second_call_changes_nothing() -> None:

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from mlx_lm.tuner.dora import DoRALinear as StockDoRA
 
-from mlx_persona.models import adapters, lora
+from mlx_persona.models import adapters
+from mlx_persona.models import quantized as quantized_layers
 from mlx_persona.models.dora import DoRALinear
-from mlx_persona.models.load import dense_weight
+from mlx_persona.models.quantized import dense_weight
 
 IN, OUT, RANK, SCALE = 128, 48, 4, 2.5
 BITS = (2, 3, 4, 5, 6, 8)
@@ -72,7 +73,7 @@ def assert_close(actual: list[mx.array], expected: list[mx.array], relative: flo
 def test_outputs_and_gradients_equal_stock_for_every_width(
     quantized: tuple[int, int] | None, on_cpu: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lora, "on_cpu", lambda: on_cpu)
+    monkeypatch.setattr(quantized_layers, "on_cpu", lambda: on_cpu)
     base = make_base(quantized)
     ours, x = make_dora(base), normal(5, 2, 3, IN)
     stock = StockDoRA(IN, OUT, RANK, scale=SCALE)  # from_base has no right width for 3, 5 and 6 bits
@@ -152,7 +153,7 @@ def test_a_quantized_16_bit_base_agrees_with_float32(dtype: Any, monkeypatch: py
     base = make_base((4, 64))
     exact = make_dora(base)(normal(5, 3, IN))
     base.scales, base.biases = base.scales.astype(dtype), base.biases.astype(dtype)
-    monkeypatch.setattr(lora, "on_cpu", lambda: False)
+    monkeypatch.setattr(quantized_layers, "on_cpu", lambda: False)
     out = make_dora(base)(normal(5, 3, IN).astype(dtype))
     assert out.dtype == dtype
     assert_close([out.astype(mx.float32)], [exact], relative=0.03)

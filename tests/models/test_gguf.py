@@ -20,7 +20,8 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.models.gguf import convert_gguf
 from mlx_persona.models.gguf_file import open_gguf
 from mlx_persona.models.gguf_tokenizer import PRE_TOKENIZERS, build_tokenizer
-from mlx_persona.models.load import LoadedModel, dense_weight
+from mlx_persona.models.load import LoadedModel
+from mlx_persona.models.quantized import dense_weight
 
 Make = Callable[..., Any]
 

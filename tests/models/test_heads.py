@@ -15,7 +15,7 @@ import pytest
 from mlx.utils import tree_flatten
 from mlx_lm.models import cohere, gemma2, llama
 
-from mlx_persona.models.heads import _full_rows, _split_rows, row_logits
+from mlx_persona.models.heads import RowLogits, row_logits
 
 SIZES = {
     "hidden_size": 64,
@@ -57,8 +57,9 @@ def test_llama_needs_no_full_logits(tied: bool, quantized: bool) -> None:
     model = tied_llama(tied)
     if quantized:
         nn.quantize(model, group_size=32, bits=4)
+    model.freeze()
     rows = row_logits(model)
-    assert rows is _split_rows
+    assert rows == RowLogits(split=True, in_slabs=True)
     expected = np.asarray(model(TOKENS)).reshape(8, 97)[np.asarray(POSITIONS)]
     np.testing.assert_allclose(np.asarray(rows(model, TOKENS, POSITIONS)), expected, rtol=1e-4, atol=1e-4)
 
@@ -67,7 +68,7 @@ def test_llama_needs_no_full_logits(tied: bool, quantized: bool) -> None:
 def test_a_head_that_does_more_than_a_product_gets_full_logits(make_model: Any) -> None:
     model = make_model()
     rows = row_logits(model)
-    assert rows is _full_rows
+    assert rows == RowLogits(split=False, in_slabs=False)
     expected = np.asarray(model(TOKENS)).reshape(8, 97)[np.asarray(POSITIONS)]
     np.testing.assert_allclose(np.asarray(rows(model, TOKENS, POSITIONS)), expected, rtol=1e-5, atol=1e-5)
 
@@ -76,6 +77,34 @@ def test_an_unknown_architecture_gets_full_logits_in_float32() -> None:
     model = nn.Sequential(nn.Embedding(97, 8), nn.Linear(8, 97))
     model.set_dtype(mx.bfloat16)
     rows = row_logits(model)
-    assert rows is _full_rows
+    assert rows == RowLogits(split=False, in_slabs=False)
     assert rows(model, TOKENS, POSITIONS).dtype == mx.float32
     assert rows(model, TOKENS, POSITIONS).shape == (5, 97)
+
+
+@pytest.mark.parametrize("make_model", [lambda: tied_llama(True), lambda: tied_llama(False), soft_capped, scaled])
+@pytest.mark.parametrize("training", [True, False])
+def test_losses_and_their_gradients_are_those_of_the_full_logits(make_model: Any, training: bool) -> None:
+    model = make_model()
+    model.freeze()
+    model.layers[0].self_attn.q_proj.unfreeze()
+    model.train(training)
+    rows, targets = row_logits(model), mx.array([1, 96, 0, 5, 70])
+    assert rows.in_slabs == isinstance(model, llama.Model)
+
+    def ours(model: Any) -> mx.array:
+        return -rows.log_probs(model, TOKENS, POSITIONS, targets).sum()
+
+    def plain(model: Any) -> mx.array:
+        logits = model(TOKENS).reshape(8, 97)[POSITIONS]
+        return nn.losses.cross_entropy(logits, targets).sum()
+
+    (mine, mine_grads), (theirs, their_grads) = (nn.value_and_grad(model, f)(model) for f in (ours, plain))
+    assert float(mine) == pytest.approx(float(theirs), rel=1e-5)
+    for (_, a), (_, b) in zip(tree_flatten(mine_grads), tree_flatten(their_grads), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=1e-3, atol=1e-4)
+
+
+def test_a_head_that_is_trained_gets_its_gradient() -> None:
+    model = tied_llama(False)
+    assert not row_logits(model).in_slabs

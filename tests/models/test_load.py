@@ -12,6 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import mlx_lm
+import numpy as np
 import pytest
 from huggingface_hub import errors as hub_errors
 from mlx.utils import tree_flatten
@@ -21,7 +22,8 @@ from mlx_lm.models.switch_layers import SwitchLinear
 from mlx_persona import backend
 from mlx_persona.errors import PersonaError
 from mlx_persona.models import hub, load
-from mlx_persona.models.load import dense_weight, identity, load_model, load_tokenizer, resolve_model
+from mlx_persona.models.load import identity, load_model, load_tokenizer, resolve_model
+from mlx_persona.models.quantized import dense_weight
 
 Quantized = Callable[..., Path]
 MODES = [(2, 32, "affine"), (3, 32, "affine"), (4, 64, "affine"), (5, 32, "affine"), (6, 32, "affine")]
@@ -270,14 +272,33 @@ def test_dense_weight_rounds_nothing_to_the_scales_type() -> None:
 
 @pytest.mark.usefixtures("on_cpu")
 def test_a_model_that_does_not_fit_is_refused_with_figures(
-    quantized_tiny_dir: Quantized, monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path, quantized_tiny_dir: Quantized, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """3.2 M parameters in float32 are 12.8 MB, more than 80 % of 15 MB."""
     monkeypatch.setattr(backend, "memory_bytes", lambda: 15_000_000)
     with pytest.raises(PersonaError, match=r"must be at most 80% of this machine's 0\.0 GB"):
-        load_model(str(quantized_tiny_dir(4)))
+        load_model(str(tiny_model_dir))
     monkeypatch.setattr(backend, "memory_bytes", lambda: 17_000_000)
-    assert load_model(str(quantized_tiny_dir(4))).name
+    assert load_model(str(tiny_model_dir)).name
+    monkeypatch.setattr(backend, "memory_bytes", lambda: 2_000_000)
+    with pytest.raises(PersonaError, match=r"must be at most 80% of this machine's 0\.0 GB"):
+        load_model(str(quantized_tiny_dir(4)))
+
+
+@pytest.mark.usefixtures("on_cpu")
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantized_model_that_takes_half_the_memory_stays_quantized(
+    bits: int, quantized_tiny_dir: Quantized, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = load_model(str(quantized_tiny_dir(bits))).model
+    monkeypatch.setattr(backend, "memory_bytes", lambda: 25_000_000)
+    resident = load_model(str(quantized_tiny_dir(bits))).model
+    stored = sum(v.nbytes for _, v in tree_flatten(resident.parameters()))
+    assert stored < 0.4 * sum(v.nbytes for _, v in tree_flatten(dense.parameters()))
+    tokens = mx.array([[1, 5, 9, 2, 77]])
+    logits = resident(tokens)
+    assert logits.dtype == mx.float32
+    np.testing.assert_allclose(np.asarray(logits), np.asarray(dense(tokens)), rtol=1e-4, atol=1e-4)
 
 
 def test_truncated_weights_are_named(tiny_model_dir: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.files import new_folder
 from mlx_persona.models import adapters, load, merge
 from mlx_persona.models.adapters import AdapterSpec
+from mlx_persona.models.quantized import dense_weight
 from tests.toy import save_adapter
 
 TOKENS = mx.array([[3, 14, 15, 92, 65, 35, 89, 79]])
@@ -109,7 +110,7 @@ def test_quantized_fusing_is_as_near_as_its_width_allows(base: Path, bits: int, 
     layer = dict(model.named_modules())[Q_PROJ]
 
     assert (layer.bits, config["quantization"]["bits"]) == (bits, bits)
-    found = load.dense_weight(layer)
+    found = dense_weight(layer)
     plain = mx.dequantize(*mx.quantize(wanted, layer.group_size, bits), layer.group_size, bits)
     assert float(mx.square(found - wanted).mean()) <= 1.001 * float(mx.square(plain - wanted).mean())
     assert furthest(wanted, found) < float(mx.abs(layer.scales).max())

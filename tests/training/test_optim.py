@@ -8,13 +8,16 @@ import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as mlx_optimizers
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mlx.utils import tree_flatten
 
 from mlx_persona.training import optim
 
@@ -52,7 +55,7 @@ def test_adamw_equals_its_definition_for_five_updates_of_changing_rate() -> None
     rng = np.random.default_rng(0)
     layer = nn.Linear(3, 2, bias=False)
     w = np.asarray(layer.weight, np.float64)
-    optimizer = optim.make_adamw(weight_decay=0.1)
+    optimizer = optim.make_optimizer("adamw", weight_decay=0.1)
     optimizer.init(layer.trainable_parameters())
     m, v = np.zeros_like(w), np.zeros_like(w)
     for step, rate in enumerate((1e-2, 2e-2, 3e-2, 2e-2, 1e-2), 1):
@@ -82,7 +85,8 @@ def test_summed_gradients_become_a_mean_clipped_to_one_global_norm(clip: float) 
     tree, flat = _tree(0)
     mean = flat / 4.0
     norm = np.linalg.norm(mean)
-    got, got_norm = optim.mean_and_norm(tree, mx.array(4.0), clip)
+    factor, got_norm = optim.factor_and_norm(tree, mx.array(4.0), clip)
+    got = optim.scaled(tree, factor)
     expected = mean * min(1.0, clip / norm) if clip else mean
     assert got_norm.item() == pytest.approx(norm, rel=1e-5)  # before clipping
     np.testing.assert_allclose(_flat(got), expected, rtol=1e-5)
@@ -91,9 +95,39 @@ def test_summed_gradients_become_a_mean_clipped_to_one_global_norm(clip: float) 
 
 
 def test_gradients_of_zero_stay_zero() -> None:
-    got, norm = optim.mean_and_norm({"w": mx.zeros((3,))}, mx.array(2.0), 1.0)
+    factor, norm = optim.factor_and_norm({"w": mx.zeros((3,))}, mx.array(2.0), 1.0)
     assert norm.item() == 0
-    np.testing.assert_array_equal(np.asarray(got["w"]), np.zeros(3))
+    assert math.isfinite(factor.item())
+
+
+@pytest.mark.parametrize(("name", "theirs"), [("adamw", mlx_optimizers.AdamW), ("lion", mlx_optimizers.Lion)])
+def test_optimizers_are_mlx_own(name: str, theirs: Any) -> None:
+    layers = [nn.Linear(3, 2, bias=False) for _ in range(2)]
+    layers[1].weight = mx.array(layers[0].weight)
+    extra = {"bias_correction": True} if name == "adamw" else {}
+    optimizers = [
+        optim.make_optimizer(name, weight_decay=0.1),
+        theirs(0.0, betas=[0.9, 0.999 if name == "adamw" else 0.99], weight_decay=0.1, **extra),
+    ]
+    for step in range(4):
+        grad = mx.random.normal((2, 3), key=mx.random.key(step))
+        for layer, optimizer in zip(layers, optimizers, strict=True):
+            optimizer.learning_rate = mx.array(1e-2 * (step + 1))
+            optimizer.update(layer, {"weight": grad})
+    np.testing.assert_allclose(np.asarray(layers[0].weight), np.asarray(layers[1].weight), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "share"), [("adamw", 2.0), ("lion", 1.0), ("adafactor", 0.1)])
+def test_what_an_optimizer_keeps(name: str, share: float) -> None:
+    layer = nn.Linear(64, 64, bias=False)
+    optimizer = optim.make_optimizer(name, 0.0)
+    optimizer.init(layer.trainable_parameters())
+    kept = sum(v.size for _, v in tree_flatten(optimizer.state) if v.ndim)
+    assert kept <= share * layer.weight.size
+    before = mx.array(layer.weight)
+    optimizer.learning_rate = mx.array(1e-2)
+    optimizer.update(layer, {"weight": layer.weight})
+    assert float((layer.weight * layer.weight).sum()) < float((before * before).sum())
 
 
 def test_the_norm_is_taken_in_float32() -> None:
