@@ -10,7 +10,7 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_persona.models.lora import LoRALinear, low_rank_square_norms, matmul_base, row_square_norms
+from mlx_persona.models.lora import LoRALinear, low_rank_square_norms, matmul_base, plus_low_rank, row_square_norms
 
 _TINY = 1e-12  # a row of zeros (a padded model has some) must not give 0 / 0
 
@@ -41,7 +41,9 @@ class DoRALinear(LoRALinear):
         """(m / ‖W + sBA‖) ∘ (y + s (x A) B): (..., out)."""
         # In float32 until the end: m / ‖W + sBA‖ is near 1, where bfloat16 has steps of 0.4 to 0.8 %, and what
         # training moves it by is often less.
-        return (self.m / self._norm * self.update_of(x, y)).astype(y.dtype)
+        y32 = y.astype(mx.float32)
+        out = plus_low_rank(self.dropped(x), y32, self.lora_a, self.lora_b, self.scale, self.m, self._norm)
+        return out.astype(y.dtype)
 
     def row_square_norms(self) -> mx.array:
         """m²: by construction, the rows of W' have norm m."""

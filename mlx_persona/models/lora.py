@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -77,6 +78,56 @@ def row_dropout(x: mx.array, p: float, rows: mx.array, salt: int) -> mx.array:
     return x * draw(keys).astype(x.dtype) * (1 / (1 - p))
 
 
+def plus_low_rank(
+    x: mx.array, y: mx.array, a: mx.array, b: mx.array, scale: float, magnitude: mx.array | None = None, norm: Any = 1.0
+) -> mx.array:
+    """y + s (x A) B, in one product that accumulates; with a magnitude m, m / norm times that: (..., out).
+
+    The gradient is our own for two reasons. MLX puts off the products that give the adapter's gradients, and until
+    then holds the wide arrays that they are made of, of all layers: here nothing flows on to earlier layers before
+    they are made. And the gradient of m is taken from the output, which the next layer mostly holds anyway, instead
+    of from the sum before the scaling.
+
+    Args:
+        x: the adapter's input (..., in).
+        y: the base's output, in float32 (..., out).
+        a, b: lora_a (in, r), lora_b (r, out).
+        scale: s.
+        magnitude: DoRA's m (out,).
+        norm: ‖W + sBA‖ (out,), a constant.
+    """
+
+    @mx.custom_function
+    def forward(x: mx.array, y: mx.array, a: mx.array, b: mx.array, m: mx.array) -> mx.array:
+        total = mx.addmm(y, x @ a, b, alpha=scale)
+        return total if magnitude is None else m / norm * total
+
+    @forward.vjp
+    def backward(primals: Any, push: mx.array, out: mx.array) -> tuple[mx.array, ...]:
+        x, _, a, b, m = primals
+        by_m = mx.zeros_like(m)
+        if magnitude is not None:
+            by_m = mx.where(m == 0, 0, _summed(push * out) / mx.where(m == 0, 1, m))
+            push = push * (m / norm)
+        narrow = (push @ b.T) * scale  # (..., r)
+        by_a = _rows(x).T @ _rows(narrow)
+        by_b = _rows((x @ a) * scale).T @ _rows(push)
+        by_x, push = mx.depends([narrow @ a.T, push], [by_a, by_b, by_m])
+        return by_x.astype(x.dtype), push, by_a, by_b, by_m
+
+    return cast(mx.array, forward(x, y, a, b, mx.ones((1,)) if magnitude is None else magnitude))
+
+
+def _rows(x: mx.array) -> mx.array:
+    """(..., D) -> (N, D)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _summed(x: mx.array) -> mx.array:
+    """(..., D) -> (D,)."""
+    return _rows(x).sum(axis=0)
+
+
 class LoRALinear(nn.Module):
     """A frozen linear layer with a trainable low-rank update.
 
@@ -103,22 +154,29 @@ class LoRALinear(nn.Module):
         self._dropout = p
 
     @property
+    def drops(self) -> bool:
+        """Whether training drops a share of the input."""
+        return self._dropout > 0
+
+    @property
     def innermost(self) -> nn.Module:
         """The dense or quantized layer below all adapters."""
         base = self.linear
         return base.innermost if isinstance(base, LoRALinear) else base
 
-    def update_of(self, x: mx.array, y: mx.array) -> mx.array:
-        """y + s (dropout(x) A) B in one product that accumulates, in float32: (..., out)."""
-        if self.training and self._dropout > 0:
-            if self._rows is None:
-                raise RuntimeError("dropout needs row keys: call set_row_keys before the step")
-            x = row_dropout(x, self._dropout, self._rows, self._salt)
-        return mx.addmm(y.astype(mx.float32), x @ self.lora_a, self.lora_b, alpha=self.scale)
+    def dropped(self, x: mx.array) -> mx.array:
+        """The adapter's input: x, in training with dropout."""
+        if not (self.training and self.drops):
+            return x
+        if self._rows is None:
+            raise RuntimeError("dropout needs row keys: call set_row_keys before the step")
+        return row_dropout(x, self._dropout, self._rows, self._salt)
 
     def adapted(self, x: mx.array, y: mx.array) -> mx.array:
         """The adapted output at full strength, from the input and the base's output (no bias)."""
-        return self.update_of(x, y).astype(y.dtype)
+        return plus_low_rank(self.dropped(x), y.astype(mx.float32), self.lora_a, self.lora_b, self.scale).astype(
+            y.dtype
+        )
 
     def without_bias(self, x: mx.array) -> mx.array:
         """x W'ᵀ, without the innermost layer's bias: (..., in) -> (..., out)."""
