@@ -34,7 +34,7 @@ from mlx_persona.stages.training import (
     train_progress,
 )
 from mlx_persona.tokens.batches import Plan, Row, collate, evenly, ordered_batches, row_keys
-from mlx_persona.tokens.dataset import Rows, common_system, conversation_rows, load_split
+from mlx_persona.tokens.dataset import Rows, common_system, conversation_rows, load_split, load_valid
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training import objectives
 from mlx_persona.training.loop import Loop
@@ -114,6 +114,8 @@ def _hashes(config: SftConfig) -> dict[str, str]:
 def sft(config: SftConfig) -> TrainResult:
     """Train an adapter on the person's replies and write a run directory.
 
+    Without held-out conversations it is evaluated on training rows; ``run.json`` then says ``"held_out": false``.
+
     Raises:
         PersonaError: bad input, no memory, a loss that is not finite; what was reached is kept.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
@@ -121,7 +123,9 @@ def sft(config: SftConfig) -> TrainResult:
     if config.resume:
         config = resumed_config(config, "sft")
     folder = Path(config.data)
-    conversations, held_out = load_split(folder, "train"), load_split(folder, "valid")
+    conversations, held_out = load_split(folder, "train"), load_valid(folder)
+    if not held_out:
+        ui.warn("no held-out conversations: losses are of training rows, and no proof of learning")
     extras = _load_extras(config)
     loaded = load_model(config.model)
     system = config.system or common_system(conversations)
@@ -129,7 +133,7 @@ def sft(config: SftConfig) -> TrainResult:
     for note in renderer.notes:
         ui.info(note)
     train = conversation_rows(conversations, renderer, config.max_seq_length)
-    valid = conversation_rows(held_out, renderer, config.max_seq_length)
+    valid = conversation_rows(held_out, renderer, config.max_seq_length) if held_out else train
     if not train.rows or not valid.rows:
         raise PersonaError(
             f"no conversation of {folder / ('train' if not train.rows else 'valid')}.jsonl fits in "
@@ -158,6 +162,7 @@ def sft(config: SftConfig) -> TrainResult:
         "model_identity": loaded.identity,
         "parent": None,
         "data_hashes": _hashes(config),
+        "held_out": bool(held_out),
     }
     run = open_run(config, info)
     mx.reset_peak_memory()

@@ -111,6 +111,16 @@ def load_split(folder: Path, name: str) -> list[Conversation]:
     return conversations
 
 
+def load_valid(folder: Path) -> list[Conversation]:
+    """The conversations of ``valid.jsonl``; none where it is missing or holds no trained reply.
+
+    Cleaning leaves it empty where an export has fewer than three conversations.
+    """
+    path = folder / "valid.jsonl"
+    conversations = read_conversations(path) if path.is_file() else []
+    return conversations if any(c.trained_replies for c in conversations) else []
+
+
 def load_held_out(folder: Path, names: Sequence[str]) -> tuple[Path, list[Conversation]]:
     """The first of these splits that holds a trained reply, its file and its conversations.
 

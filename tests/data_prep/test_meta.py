@@ -110,6 +110,7 @@ def test_a_download_of_2018_marks_types_in_any_language() -> None:
         RawMessage("naïve, non ?", sender=ANNA, time=S + 1),
         RawMessage("Bob a rejoint le groupe.", sender=ANNA, time=S + 2, kind=SERVICE),
         RawMessage("The video chat ended.", sender="Bob", time=S + 3, kind=SERVICE),
+        RawMessage("si, très", sender="Bob", time=S + 4),
     ]
     assert (chats, bad) == ({"inbox/Bob_a1b2": expected}, [])
 

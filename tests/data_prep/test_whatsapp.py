@@ -159,6 +159,7 @@ def test_android_in_mexico():
         ("2023-06-06 00:30:00", "Beto", "¿dónde estás?", None),
         ("2023-06-06 00:31:00", "Inés", "", DELETED),
         ("2023-06-06 12:31:00", "Beto", "ya llegué :)", None),
+        ("2023-06-06 12:32:00", "Inés", "por fin, sube", None),
     ]
 
 
@@ -179,6 +180,7 @@ def test_android_in_the_netherlands():
         ("2020-08-27 11:18:00", "Saar", "", DELETED),
         ("2020-08-28 09:00:00", "Joep", "lekker bezig", None),
         ("2020-08-28 09:01:00", "Saar", "", MEDIA),
+        ("2020-08-28 09:02:00", "Saar", "dank je wel", None),
     ]
 
 
@@ -190,6 +192,7 @@ def test_android_in_korea_with_a_line_before_all_messages():
         ("2024-02-14 21:05:00", "민지", "안녕", None),
         ("2024-02-14 21:06:00", "도윤", "", MEDIA),
         ("2024-02-15 00:01:00", "민지", "잘 자", None),
+        ("2024-02-15 00:02:00", "도윤", "너도 잘 자", None),
     ]
 
 
