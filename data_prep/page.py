@@ -228,7 +228,9 @@ def _lengths(stats: Mapping[str, Any]) -> str:
         if stats[key]
     )
     lines = f"<p>{_percent(stats['several_lines'], 1)} of the replies have several lines, mostly messages in a row.</p>"
-    return f'{table}<p class="soft">Characters, words and tokens of a reply; turns of a conversation.</p>{lines}{charts}'
+    return (
+        f'{table}<p class="soft">Characters, words and tokens of a reply; turns of a conversation.</p>{lines}{charts}'
+    )
 
 
 def _range(of: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from mlx_persona.tokens.batches import Row, make_row
 from mlx_persona.tokens.render import Rendered, Renderer
 
 CLEAN_HINT = "make it with: mlx-persona clean EXPORT --me NAME  (or: make clean-data RAW=... ME=...)"
+FEW_HINT = "clean holds some out where there are three conversations or more"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def load_split(folder: Path, name: str) -> list[Conversation]:
         raise PersonaError(f"no data: {path} is missing", CLEAN_HINT)
     conversations = read_conversations(path)
     if not any(c.trained_replies for c in conversations):
-        raise PersonaError(f"{path} holds no reply to train on", CLEAN_HINT)
+        raise PersonaError(f"{path} holds no reply to train on", CLEAN_HINT if name == "train" else FEW_HINT)
     return conversations
 
 

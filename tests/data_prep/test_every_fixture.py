@@ -1,4 +1,4 @@
-"""``clean`` on every export in ``fixtures``, then ``sft``: with the options that the export needs, and no other step."""
+"""``clean`` on every export in ``fixtures``, then ``sft``: with the options that it needs, and no other step."""
 
 from __future__ import annotations
 
@@ -126,11 +126,11 @@ def test_a_fixture_is_cleaned_and_learned(
     assert held_out or result.eval_loss < result.base_eval_loss
 
 
-@pytest.mark.parametrize("make", [lambda _: FIXTURES / NOBODYS, discord_package])
+@pytest.mark.parametrize(("make", "me"), [(lambda _: FIXTURES / NOBODYS, ()), (discord_package, ("mira.vane",))])
 def test_an_export_without_an_answer_says_that_nothing_is_left(
-    make: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make: Callable[[Path], Path], me: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PersonaError, match="no conversation is left of 2 messages"):
-        clean(CleanConfig(raw=(str(make(tmp_path)),), min_chars=0))
+        clean(CleanConfig(raw=(str(make(tmp_path)),), me=me, min_chars=0))
     assert not Path("data").exists()
