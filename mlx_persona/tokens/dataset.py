@@ -15,7 +15,7 @@ from mlx_persona.tokens.batches import Row, make_row
 from mlx_persona.tokens.render import Rendered, Renderer
 
 CLEAN_HINT = "make it with: mlx-persona clean EXPORT --me NAME  (or: make clean-data RAW=... ME=...)"
-FEW_HINT = "clean holds some out where there are three conversations or more"
+FEW_HINT = "mlx-persona clean holds some out where there are three conversations or more"
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def load_held_out(folder: Path, names: Sequence[str]) -> tuple[Path, list[Conver
             if conversations:
                 return path, conversations
     files = " or ".join(f"{name}.jsonl" for name in names)
-    raise PersonaError(f"{folder} must hold held-out replies in {files}, got none", CLEAN_HINT)
+    raise PersonaError(f"{folder} must hold held-out replies in {files}, got none", FEW_HINT)
 
 
 def common_system(conversations: Iterable[Conversation]) -> str:
