@@ -218,16 +218,19 @@ def _lengths(stats: Mapping[str, Any]) -> str:
     keys = ("min", "p10", "median", "mean", "p90", "max")
     rows = [
         (name, *(f"{stats[key][k]:,}" for k in keys))
-        for name, key in (("characters", "chars"), ("words", "words"), ("turns", "turns"))
+        for name, key in (("characters", "chars"), ("words", "words"), ("tokens", "tokens"), ("turns", "turns"))
         if "min" in stats[key]
     ]
     table = _table(("", "least", "10 %", "median", "mean", "90 %", "most"), rows)
     charts = "".join(
         f"<p>Replies by their {name}:</p>" + _bars([(_range(b), b["count"]) for b in stats[key]["histogram"]])
-        for name, key in (("characters", "chars"), ("words (between spaces)", "words"))
+        for name, key in (("characters", "chars"), ("words (between spaces)", "words"), ("tokens", "tokens"))
+        if stats[key]
     )
     lines = f"<p>{_percent(stats['several_lines'], 1)} of the replies have several lines, mostly messages in a row.</p>"
-    return f'{table}<p class="soft">Characters and words of a reply; turns of a conversation.</p>{lines}{charts}'
+    return (
+        f'{table}<p class="soft">Characters, words and tokens of a reply; turns of a conversation.</p>{lines}{charts}'
+    )
 
 
 def _range(of: Mapping[str, Any]) -> str:

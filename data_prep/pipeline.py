@@ -41,6 +41,7 @@ from data_prep.report import CleanReport, Ledger
 from data_prep.sessions import Turn
 from data_prep.sources import Bad, Item, RawChat, RawConversation, Source
 from data_prep.split import split
+from data_prep.stats import CountTokens
 from data_prep.tags import load_rules
 from mlx_persona.config import CleanConfig
 from mlx_persona.errors import PersonaError
@@ -81,10 +82,15 @@ def list_people(config: CleanConfig) -> list[tuple[str, int]]:
     return list(people.count(Reader(find(config), config)).items())
 
 
-def clean(config: CleanConfig) -> CleanReport:
+def clean(config: CleanConfig, count_tokens: CountTokens | None = None, notes: Sequence[str] = ()) -> CleanReport:
     """Clean ``config.raw`` into ``config.out``: train, valid and test.jsonl, report.json, and what else there is.
 
     Nothing is written, and nothing that was there is touched, before all of it is ready.
+
+    Args:
+        config: what to read, and every rule.
+        count_tokens: tells the replies' lengths in tokens; without it the report has none.
+        notes: lines for the report, before its own.
 
     Raises:
         PersonaError: nothing to read, a format that is not known, too many unreadable lines, nobody or
@@ -92,6 +98,7 @@ def clean(config: CleanConfig) -> CleanReport:
     """
     began = time.perf_counter()
     run = _begin(config)
+    run.notes[:0] = notes
     kept = process(Reader(run.inputs, config), run)
     run.ledger.check()
     if not kept:
@@ -104,6 +111,7 @@ def clean(config: CleanConfig) -> CleanReport:
         names=sorted(run.names),
         notes=run.notes,
         leaked=_leaked(splits, run),
+        count_tokens=count_tokens,
     )
     # The examples in the report have been redacted too by now, and the statistics taken.
     redacted = dict(run.redactor.counts) if run.redactor else {}

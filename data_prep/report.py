@@ -122,6 +122,7 @@ class Ledger:
         names: list[str],
         leaked: int | None,
         notes: list[str],
+        count_tokens: stats.CountTokens | None = None,
     ) -> CleanReport:
         """The report, after the last message."""
         return CleanReport(
@@ -141,7 +142,7 @@ class Ledger:
             },
             set_aside=_sorted(self.set_aside),
             examples={reason: [self._shown(text) for text in self.examples[reason]] for reason in self.by_reason()},
-            stats=stats.summary(splits),
+            stats=stats.summary(splits, count_tokens),
             notes=notes,
         )
 

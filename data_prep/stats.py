@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
@@ -21,18 +21,21 @@ from mlx_persona.schema import Conversation
 # The least value of each bin; the last one is open.
 CHAR_BINS = (0, 10, 20, 40, 80, 160, 320, 640, 1280)
 WORD_BINS = (0, 2, 4, 8, 16, 32, 64, 128)
+TOKEN_BINS = (0, 2, 4, 8, 16, 32, 64, 128, 256)
 # So many replies are looked at for their languages: that takes half a second.
 SAMPLE = 500
 
 _BUCKETS = tuple(BUCKETS)
+# How many tokens each text has: what knows a model's tokenizer is handed in, for nothing here does.
+CountTokens = Callable[[Sequence[str]], list[int]]
 
 
-def summary(splits: Mapping[str, Sequence[Conversation]]) -> dict[str, Any]:
+def summary(splits: Mapping[str, Sequence[Conversation]], count_tokens: CountTokens | None = None) -> dict[str, Any]:
     """All numbers, ready for JSON.
 
-    Keys: ``replies``, ``chars`` and ``words`` (see :func:`lengths`), ``several_lines`` (share of the replies),
-    ``turns`` (per conversation, see :func:`spread`), ``contacts``, ``time``, ``tags``, ``languages`` (code -> share
-    of a sample) and ``notes`` (what could not be found out).
+    Keys: ``replies``, ``chars``, ``words`` and ``tokens`` (see :func:`lengths`; the last is empty without a counter),
+    ``several_lines`` (share of the replies), ``turns`` (per conversation, see :func:`spread`), ``contacts``, ``time``,
+    ``tags``, ``languages`` (code -> share of a sample) and ``notes`` (what could not be found out).
     """
     conversations = [c for part in splits.values() for c in part]
     replies = [m.content for c in conversations for m in c.messages if m.train and m.role == "assistant"]
@@ -41,6 +44,7 @@ def summary(splits: Mapping[str, Sequence[Conversation]]) -> dict[str, Any]:
         "replies": len(replies),
         "chars": lengths(map(len, replies), CHAR_BINS),
         "words": lengths((len(text.split()) for text in replies), WORD_BINS),
+        "tokens": lengths(count_tokens(replies), TOKEN_BINS) if count_tokens else {},
         "several_lines": _share(sum("\n" in text for text in replies), len(replies)),
         "turns": spread(Counter(sum(m.role != "system" for m in c.messages) for c in conversations)),
         "contacts": contacts(conversations),

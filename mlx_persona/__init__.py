@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any
 
 _WHERE = {
-    "clean": "data_prep.pipeline",
+    "clean": "mlx_persona.cleaning",
     "augment": "mlx_persona.stages.augment",
     "sft": "mlx_persona.stages.sft",
     "make_pairs": "mlx_persona.stages.pairs",

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_prep.pipeline import clean
 from mlx_persona import ui
+from mlx_persona.cleaning import clean
 from mlx_persona.config import CardConfig, CleanConfig, DemoConfig, DpoConfig, FuseConfig, PairsConfig, SftConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.evals.card import Card
@@ -97,7 +97,7 @@ def demo(config: DemoConfig) -> DemoResult:
     model, export = str(fetch_model()), fetch_conversations()
     lap("fetch")
     data, runs, pairs = str(out / "data/clean"), out / "runs", str(out / "data/pairs")
-    clean(CleanConfig(raw=(str(export),), me=(config.me,), out=data, tags=False, review=""))
+    clean(CleanConfig(raw=(str(export),), me=(config.me,), out=data, tags=False, review="", model=model))
     lap("clean")
     tuned = sft(sft_config(config, model, data, str(runs / "sft-1")))
     lap("sft")

@@ -66,6 +66,13 @@ def newest(stages: tuple[str, ...], root: Path = RUNS) -> Path | None:
     return max(fits)[1] if fits else None
 
 
+def newest_model(root: Path = RUNS) -> str | None:
+    """The base model of the most recent training run, as its user named it; None where there is no run."""
+    run = newest(("dpo", "sft"), root)
+    model = (read_info(run) or {}).get("model") if run else None
+    return model if isinstance(model, str) and model else None
+
+
 def newest_fused(root: Path = RUNS) -> Path | None:
     """The most recent fused model that is whole."""
     whole = [path for _, path in _numbered("fused", root) if (read_info(path) or {}).get("status") == "done"]

@@ -13,13 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Lowest first; within a layer modules may import one another.
 LAYERS = (
-    ("errors", "cache", "blas", "files", "schema", "settings", "config", "ui", "runs", "backend"),
+    ("errors", "cache", "blas", "files", "schema", "settings", "config", "ui", "runs", "model_names", "backend"),
     ("tokens", "models"),
     ("generation", "training", "phase"),
     ("evals",),
     ("stages",),
     ("benchmarks",),
-    ("demo", "cli", "__main__"),
+    ("cleaning", "demo", "cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MODULES = sorted(path for package in ("mlx_persona", "data_prep") for path in (ROOT / package).rglob("*.py"))
@@ -69,15 +69,15 @@ def test_imports_go_one_way(path: Path) -> None:
         if top == "mlx_persona" and module != "mlx_persona":
             if name.startswith("data_prep"):
                 assert RANK[layer(module)] == 0, where
-                assert layer(module) not in ("backend", "ui", "runs"), where
+                assert layer(module) not in ("backend", "ui", "runs", "model_names"), where
             elif name != "mlx_persona":
                 assert RANK[layer(module)] <= RANK[layer(name)], where
         if top == "data_prep" and not name.startswith("data_prep"):
-            assert layer(name) in ("cli", "demo"), where
+            assert layer(name) in ("cleaning", "cli", "demo"), where
         if top == "rich":
             assert name == "mlx_persona.ui", where
         if top in ("mlx", "mlx_lm"):
-            low = {"errors", "cache", "blas", "files", "schema", "settings", "config", "ui", "runs"}
+            low = {"errors", "cache", "blas", "files", "schema", "settings", "config", "ui", "runs", "model_names"}
             assert name.startswith("mlx_persona."), where
             assert layer(name) not in low, where
 

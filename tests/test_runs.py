@@ -14,7 +14,17 @@ import yaml
 
 from mlx_persona import runs
 from mlx_persona.errors import PersonaError
-from mlx_persona.runs import Run, claim, find_adapter, newest, newest_fused, next_free, resolve_adapter, run_of
+from mlx_persona.runs import (
+    Run,
+    claim,
+    find_adapter,
+    newest,
+    newest_fused,
+    newest_model,
+    next_free,
+    resolve_adapter,
+    run_of,
+)
 
 
 def make(path: Path, *, adapter: bool = True, **info: Any) -> Path:
@@ -71,6 +81,16 @@ def test_the_newest_run_is_the_one_that_finished_last_and_has_a_result(tmp_path:
     assert newest(("sft",), tmp_path) == tmp_path / "sft-1"
     assert newest(("dpo", "sft"), tmp_path) == tmp_path / "sft-1"
     assert newest(("dpo",), tmp_path) == tmp_path / "dpo-1"
+
+
+def test_the_newest_runs_model_is_its_base_model_as_it_was_named(tmp_path: Path) -> None:
+    assert newest_model(tmp_path) is None
+    make(tmp_path / "sft-1", status="done", finished=10.0, model="org/small")
+    make(tmp_path / "dpo-1", status="done", finished=20.0, model="models/own")
+    make(tmp_path / "sft-2", status="running", model="org/other")
+    assert newest_model(tmp_path) == "models/own"
+    make(tmp_path / "sft-3", status="done", finished=30.0)
+    assert newest_model(tmp_path) is None
 
 
 def test_the_newest_fused_model_is_a_whole_one(tmp_path: Path) -> None:

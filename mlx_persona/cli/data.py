@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from data_prep.audit import Audit, audit
-from data_prep.pipeline import clean, list_people
+from data_prep.pipeline import list_people
 from data_prep.report import CleanReport
 from mlx_persona import ui
+from mlx_persona.cleaning import clean
 from mlx_persona.cli.options import command
 from mlx_persona.config import CleanConfig, ShowConfig
 

@@ -66,6 +66,11 @@ class CleanConfig:
     tags: bool = option(True, "tag replies by rules; their tiers become sampling weights in training")
     tag_rules: str = option("", "YAML file with rules of your own, in place of data_prep/rules/tags.yaml")
     review: str = option("data/review.jsonl", "decisions of mlx-persona review to carry out, if the file exists")
+    model: str = option(
+        "",
+        "model whose tokens the report counts: a local MLX directory, a .gguf file, or a Hugging Face repo, of which "
+        "only tokenizer.json is fetched (default: the newest run's, else that of sft, if it is on this machine)",
+    )
     max_bad_lines: float = option(0.05, "more unreadable lines than this share is an error", minimum=0.0, maximum=1.0)
 
     def __post_init__(self) -> None:

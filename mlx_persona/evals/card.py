@@ -64,6 +64,7 @@ class Figures:
         above_floor: style distance minus the person's split-half floor, at least 0.
         ratio_to_base: ``above_floor`` over the base model's.
         cut_share: share of the replies that reached ``max_tokens``.
+        style_parts: what each feature adds to ``style_distance``; they sum to it.
     """
 
     median_chars: float
@@ -75,6 +76,7 @@ class Figures:
     style_interval: tuple[float, float] | None = None
     ratio_to_base: float | None = None
     cut_share: float | None = None
+    style_parts: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,15 @@ def _range(column: Figures) -> str:
     return "-" if column.style_interval is None else "{:.3f} to {:.3f}".format(*column.style_interval)
 
 
+def _most(column: Figures) -> str:
+    """The feature that adds most to the style distance, and its share of it."""
+    parts = column.style_parts
+    if not parts or not column.style_distance:
+        return "-"
+    name = max(parts, key=lambda feature: parts[feature])
+    return f"{name} {parts[name] / column.style_distance:.0%}"
+
+
 _ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("loss (nats per token)", lambda c: _number(c.loss, ".3f")),
     ("perplexity", lambda c: _number(c.perplexity, ".1f")),
@@ -158,6 +169,7 @@ _ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ("stock phrases per 100 replies", lambda c: _number(c.stock_phrases, ".1f")),
     ("style distance", lambda c: _number(c.style_distance, ".3f")),
     ("  95 % interval", _range),
+    ("  most of it", _most),
     ("  above the person's own floor", lambda c: _number(c.above_floor, ".3f")),
     ("  the same, base = 1", lambda c: _number(c.ratio_to_base, ".2f")),
 )
@@ -309,5 +321,6 @@ def _figures(real: Sequence[str], labels: Sequence[str], scores: _Scores, seed: 
             style_interval=style.bootstrap_interval(real, replies, seed=seed),
             ratio_to_base=above / base if base > 0 else None,
             cut_share=scores.cut_share[label],
+            style_parts=style.contributions(real, replies),
         )
     return columns

@@ -5,19 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
 from mlx_persona.errors import PersonaError
+from mlx_persona.model_names import told_apart
 from mlx_persona.models.weights import weight_files
-
-LOCAL_HINT = "give a local model directory: --model PATH"
 
 
 def fetch_repo(repo: str) -> Path:
@@ -28,30 +20,8 @@ def fetch_repo(repo: str) -> Path:
     """
     if (cached := _cached(repo)) is not None:
         return cached
-    try:
+    with told_apart(repo):
         path = Path(snapshot_download(repo, allow_patterns=DEFAULT_ALLOW_PATTERNS))
-    except HFValidationError as error:
-        raise PersonaError(f"{repo} is neither a local path nor a Hugging Face repo (org/name)", LOCAL_HINT) from error
-    except GatedRepoError as error:
-        raise PersonaError(
-            f"{repo} is gated: its owner wants its terms accepted first",
-            f"accept them on the page of {repo}, then set HF_TOKEN to your token",
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise PersonaError(
-            f"no local directory {repo}, and no such Hugging Face repo (or it is private)",
-            "check the name; for a private repo set HF_TOKEN to your token",
-        ) from error
-    except LocalEntryNotFoundError as error:
-        if isinstance(error.__cause__, OfflineModeIsEnabled):
-            raise PersonaError(
-                f"cannot download {repo}: HF_HUB_OFFLINE is set, and it is not in the cache",
-                f"unset HF_HUB_OFFLINE, or {LOCAL_HINT}",
-            ) from error
-        raise PersonaError(f"cannot download {repo}: no network ({error.__cause__ or error})", LOCAL_HINT) from error
-    except Exception as error:  # whatever HTTP client, proxy or file system raise
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise PersonaError(f"cannot download {repo}: {reason}", LOCAL_HINT) from error
     weight_files(path)
     return path
 

@@ -23,6 +23,7 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_persona import backend, ui
 from mlx_persona.cache import cache_dir
 from mlx_persona.errors import PersonaError
+from mlx_persona.model_names import local_path
 from mlx_persona.models import substitutes
 from mlx_persona.models.gguf import CONVERSION, convert_gguf
 from mlx_persona.models.hub import fetch_repo
@@ -36,7 +37,6 @@ DENSE_SHARE = 0.5
 # What a config may say without the weights meaning anything else.
 _VOLATILE = {"transformers_version", "torch_dtype", "dtype", "use_cache", "architectures", "quantization_config"}
 _SAMPLE = 4096
-_NAMES = "--model takes an MLX model directory, a .gguf file or a Hugging Face repo (org/name)"
 
 
 @dataclass
@@ -59,19 +59,13 @@ def resolve_model(name: str) -> Path:
     Raises:
         PersonaError: nothing there, an incomplete directory, no network, or no access to the repo.
     """
-    if not name.strip():
-        raise PersonaError("the model's name must not be empty", _NAMES)
-    path = Path(name).expanduser()
+    path = local_path(name)
+    if path is None:
+        return fetch_repo(name)
     if path.is_file():
-        if path.suffix != ".gguf":
-            raise PersonaError(f"a model's file must be a .gguf file, got {name}", _NAMES)
         return _convert_once(path)
-    if path.is_dir():
-        weight_files(path)
-        return path
-    if name.startswith((".", "/", "~")) or path.suffix == ".gguf" or name.count("/") > 1:
-        raise PersonaError(f"no such model: {name}", _NAMES)
-    return fetch_repo(name)
+    weight_files(path)
+    return path
 
 
 def _convert_once(path: Path) -> Path:

@@ -34,7 +34,7 @@ from mlx_persona.stages.training import (
     train_progress,
 )
 from mlx_persona.tokens.batches import Plan, Row, collate, evenly, ordered_batches, row_keys
-from mlx_persona.tokens.dataset import Rows, common_system, conversation_rows, load_split
+from mlx_persona.tokens.dataset import Rows, common_system, conversation_rows, load_split, load_valid
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training import objectives
 from mlx_persona.training.loop import Loop
@@ -105,6 +105,24 @@ def _with_extra(own: Rows, extras: dict[str, list[Conversation]], renderer: Rend
     return replace(own, rows=rows, conversations=own.conversations + sum(more.conversations for more in added.values()))
 
 
+def _rows(
+    conversations: Sequence[Conversation], held_out: Sequence[Conversation], renderer: Renderer, config: SftConfig
+) -> tuple[Rows, Rows]:
+    """Rows to train and to evaluate on: the same where nothing is held out; raises PersonaError where none fits."""
+    train = conversation_rows(conversations, renderer, config.max_seq_length)
+    valid = conversation_rows(held_out, renderer, config.max_seq_length) if held_out else train
+    for name, found in (("train", train), ("valid", valid)):
+        if not found.rows:
+            raise PersonaError(
+                f"no conversation of {Path(config.data) / name}.jsonl fits in {config.max_seq_length} tokens",
+                "raise --max-seq-length",
+            )
+    ui.info(f"training data: {train.describe()}")
+    if not held_out:
+        ui.warn("no held-out conversations: losses are of training rows, and no proof of learning")
+    return train, valid
+
+
 def _hashes(config: SftConfig) -> dict[str, str]:
     """SHA-256 of every file that is trained or evaluated on; extra ones by number, for a path may name a person."""
     extra = {f"extra {n}": file_hash(Path(name) / "train.jsonl") for n, name in enumerate(config.extra, 1)}
@@ -114,6 +132,8 @@ def _hashes(config: SftConfig) -> dict[str, str]:
 def sft(config: SftConfig) -> TrainResult:
     """Train an adapter on the person's replies and write a run directory.
 
+    Without held-out conversations it is evaluated on training rows; ``run.json`` then says ``"held_out": false``.
+
     Raises:
         PersonaError: bad input, no memory, a loss that is not finite; what was reached is kept.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
@@ -121,22 +141,14 @@ def sft(config: SftConfig) -> TrainResult:
     if config.resume:
         config = resumed_config(config, "sft")
     folder = Path(config.data)
-    conversations, held_out = load_split(folder, "train"), load_split(folder, "valid")
+    conversations, held_out = load_split(folder, "train"), load_valid(folder)
     extras = _load_extras(config)
     loaded = load_model(config.model)
     system = config.system or common_system(conversations)
     renderer = Renderer(loaded.tokenizer, system=system, mask_prompt=config.mask_prompt)
     for note in renderer.notes:
         ui.info(note)
-    train = conversation_rows(conversations, renderer, config.max_seq_length)
-    valid = conversation_rows(held_out, renderer, config.max_seq_length)
-    if not train.rows or not valid.rows:
-        raise PersonaError(
-            f"no conversation of {folder / ('train' if not train.rows else 'valid')}.jsonl fits in "
-            f"{config.max_seq_length} tokens",
-            "raise --max-seq-length",
-        )
-    ui.info(f"training data: {train.describe()}")
+    train, valid = _rows(conversations, held_out, renderer, config)
     train = _with_extra(train, extras, renderer, config.max_seq_length)
     source = SftSource(train.rows, [valid.rows[i] for i in evenly(len(valid.rows), config.eval_limit)], config)
 
@@ -158,6 +170,7 @@ def sft(config: SftConfig) -> TrainResult:
         "model_identity": loaded.identity,
         "parent": None,
         "data_hashes": _hashes(config),
+        "held_out": bool(held_out),
     }
     run = open_run(config, info)
     mx.reset_peak_memory()

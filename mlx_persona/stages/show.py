@@ -10,7 +10,7 @@ from mlx_persona import ui
 from mlx_persona.config import DEFAULT_MODEL, ShowConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.models.load import load_tokenizer, resolve_model
-from mlx_persona.runs import newest, read_info
+from mlx_persona.runs import newest_model
 from mlx_persona.schema import read_conversations
 from mlx_persona.tokens.dataset import CLEAN_HINT, windows
 from mlx_persona.tokens.render import Renderer
@@ -41,8 +41,7 @@ def show_conversation(config: ShowConfig) -> Shown:
     conversations = read_conversations(path)
     if config.number > len(conversations):
         raise PersonaError(f"number must be <= {len(conversations)}, the conversations in {path}, got {config.number}")
-    run = newest(("dpo", "sft"))
-    model = config.model or ((read_info(run) or {}).get("model") if run else None) or DEFAULT_MODEL
+    model = config.model or newest_model() or DEFAULT_MODEL
     renderer = Renderer(load_tokenizer(resolve_model(model)), system=config.system, mask_prompt=config.mask_prompt)
     for note in renderer.notes:
         ui.info(note)

@@ -15,6 +15,7 @@ from mlx_persona.tokens.batches import Row, make_row
 from mlx_persona.tokens.render import Rendered, Renderer
 
 CLEAN_HINT = "make it with: mlx-persona clean EXPORT --me NAME  (or: make clean-data RAW=... ME=...)"
+FEW_HINT = "mlx-persona clean holds some out where there are three conversations or more"
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,18 @@ def load_split(folder: Path, name: str) -> list[Conversation]:
         raise PersonaError(f"no data: {path} is missing", CLEAN_HINT)
     conversations = read_conversations(path)
     if not any(c.trained_replies for c in conversations):
-        raise PersonaError(f"{path} holds no reply to train on", CLEAN_HINT)
+        raise PersonaError(f"{path} holds no reply to train on", CLEAN_HINT if name == "train" else FEW_HINT)
     return conversations
+
+
+def load_valid(folder: Path) -> list[Conversation]:
+    """The conversations of ``valid.jsonl``; none where it is missing or holds no trained reply.
+
+    Cleaning leaves it empty where an export has fewer than three conversations.
+    """
+    path = folder / "valid.jsonl"
+    conversations = read_conversations(path) if path.is_file() else []
+    return conversations if any(c.trained_replies for c in conversations) else []
 
 
 def load_held_out(folder: Path, names: Sequence[str]) -> tuple[Path, list[Conversation]]:
@@ -124,7 +135,7 @@ def load_held_out(folder: Path, names: Sequence[str]) -> tuple[Path, list[Conver
             if conversations:
                 return path, conversations
     files = " or ".join(f"{name}.jsonl" for name in names)
-    raise PersonaError(f"{folder} must hold held-out replies in {files}, got none", CLEAN_HINT)
+    raise PersonaError(f"{folder} must hold held-out replies in {files}, got none", FEW_HINT)
 
 
 def common_system(conversations: Iterable[Conversation]) -> str:

@@ -67,3 +67,15 @@ def export(whole: Callable[..., str]) -> str:
         },
         "dataset.json",
     )
+
+
+@pytest.fixture
+def write_chat(tmp_path: Path) -> Callable[..., Path]:
+    """Write lines (or bytes as they are) as an export of WhatsApp."""
+
+    def call(*lines: str | bytes, name: str = "WhatsApp Chat with Mara.txt") -> Path:
+        path = tmp_path / name
+        path.write_bytes(b"\n".join(line.encode() if isinstance(line, str) else line for line in lines) + b"\n")
+        return path
+
+    return call

@@ -108,6 +108,7 @@ def report(**changes: Any) -> dict[str, Any]:
             "replies": 1604 + 174 + 184,
             "chars": {**spread, "histogram": histogram},
             "words": {**spread, "median": 7, "histogram": histogram},
+            "tokens": {**spread, "median": 41, "histogram": histogram},
             "several_lines": 0.4217,
             "turns": {**spread, "max": 777},
             "contacts": {"count": 2301, "largest": 0.3456, "named": True},
@@ -189,7 +190,18 @@ def test_the_bar_and_the_months_are_drawn_to_scale() -> None:
     rects = [(a["x"], a["height"]) for tag, a in parsed.tags if tag == "rect"]
     assert rects == [("0", "39.83"), ("3", "40.00")]
     bars = [a["style"] for tag, a in parsed.tags if tag == "span" and (a.get("style") or "").startswith("width")]
-    assert bars == ["width:79.5%", "width:100.0%"] * 2
+    assert bars == ["width:79.5%", "width:100.0%"] * 3
+
+
+def test_lengths_in_tokens_stand_with_the_others_where_they_were_counted() -> None:
+    text = Parsed(page(report())).text
+    assert "words 21 22 7 24.5 25 26,000 tokens 21 22 41 24.5 25 26,000 turns" in text
+    assert "Replies by their tokens: 0 to 9 4,321" in text
+    shown = report()
+    shown["stats"]["tokens"] = {}
+    text = Parsed(page(shown)).text
+    assert "words 21 22 7 24.5 25 26,000 turns" in text
+    assert "Replies by their tokens" not in text
 
 
 def test_nothing_is_loaded_and_nothing_runs() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -44,6 +45,20 @@ def test_only_replies_that_are_trained_on_are_measured() -> None:
     assert found["words"]["max"] == 3
     assert found["several_lines"] == 0.5
     assert found["turns"] == {"min": 2, "p10": 2, "median": 2, "mean": 3.0, "p90": 4, "max": 4}
+
+
+def test_tokens_are_counted_by_whoever_can() -> None:
+    asked: list[list[str]] = []
+
+    def count(texts: Sequence[str]) -> list[int]:
+        asked.append(list(texts))
+        return [len(text) * 100 for text in texts]
+
+    found = stats.summary({"train": [talk("a", "bb")], "valid": [talk("cccc")]}, count)
+    assert asked == [["a", "bb", "cccc"]]
+    assert (found["tokens"]["min"], found["tokens"]["median"], found["tokens"]["max"]) == (100, 200, 400)
+    assert {b["from"]: b["count"] for b in found["tokens"]["histogram"] if b["count"]} == {64: 1, 128: 1, 256: 1}
+    assert stats.summary({"train": [talk("a")]})["tokens"] == {}
 
 
 def test_percentiles_are_values_that_so_many_do_not_exceed() -> None:

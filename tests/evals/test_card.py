@@ -128,6 +128,7 @@ def test_every_figure_is_what_its_definition_says(
     assert base.stock_phrases == stock_phrase_rate(said) == 200.0
     assert sft.stock_phrases == 0.0
     assert base.style_distance == style.distance(real, said)
+    assert base.style_parts == style.contributions(real, said)
     assert base.style_interval == style.bootstrap_interval(real, said)
     assert base.above_floor == base.style_distance - made.floor
     assert base.ratio_to_base == 1.0
@@ -202,7 +203,8 @@ def test_the_card_is_written_whole_and_reads_back(
 
 def test_the_table_has_a_column_per_candidate_and_a_dash_where_a_figure_has_no_meaning() -> None:
     person = card.Figures(20.0, 0.4, 0.1, 0.0)
-    base = card.Figures(90.5, 9.0, 0.4, 0.3, 3.25, 25.79, (0.35, 0.45), 1.0, 0.5)
+    parts = {"emoji": 0.1, "no capitals": 0.22, "comma": 0.08}
+    base = card.Figures(90.5, 9.0, 0.4, 0.3, 3.25, 25.79, (0.35, 0.45), 1.0, 0.5, parts)
     columns, rows = card.Card("d", 24, 7, (), {"person": person, "base": base}, {}).table()
     assert columns == ["", "person", "base"]
     assert rows == [
@@ -213,9 +215,16 @@ def test_the_table_has_a_column_per_candidate_and_a_dash_where_a_figure_has_no_m
         ["stock phrases per 100 replies", "0.4", "9.0"],
         ["style distance", "0.100", "0.400"],
         ["  95 % interval", "-", "0.350 to 0.450"],
+        ["  most of it", "-", "no capitals 55%"],
         ["  above the person's own floor", "0.000", "0.300"],
         ["  the same, base = 1", "-", "1.00"],
     ]
+
+
+def test_where_styles_do_not_differ_nothing_makes_most_of_it() -> None:
+    same = card.Figures(20.0, 0.0, 0.0, 0.0, style_parts=dict.fromkeys(style.FEATURES, 0.0))
+    _, rows = card.Card("d", 24, 7, (), {"same": same}, {}).table()
+    assert ["  most of it", "-"] in rows
 
 
 def test_the_real_engine_fills_a_card_and_repeats_it_exactly(tiny_model_dir: Path, data: Path) -> None:

@@ -62,6 +62,7 @@ def test_a_run_says_what_it_was_made_of(learnt: TrainResult, model: Path, data: 
     assert said["data_hashes"] == training.data_hashes(data, ("train", "valid"))
     assert said["model_identity"] == load_model(str(model)).identity
     assert said["peak_bytes"] == learnt.peak_bytes > 0
+    assert said["held_out"] is True
     assert said["seconds"] > 0
     assert {"mlx", "mlx-lm", "python", "blas", "threads"} <= said["versions"].keys()
     config = yaml.safe_load((learnt.run / "config.yaml").read_text())
@@ -164,6 +165,25 @@ def test_held_out_data_that_fits_in_no_row_is_an_error(model: Path, data: Path, 
     write_jsonl(tmp_path / "valid.jsonl", [long])
     with pytest.raises(PersonaError, match=r"no conversation of .*valid\.jsonl fits in 128 tokens"):
         sft(sft_config(model, tmp_path, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("valid", [None, "", '{"messages": [{"role": "user", "content": "hi"}]}\n'])
+def test_without_held_out_conversations_training_rows_are_evaluated_and_it_says_so(
+    valid: str | None, model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The losses are those of a run whose held-out file is a copy of the training file."""
+    alone, copied = tmp_path / "alone", write_data(tmp_path / "copied")
+    write_data(alone)
+    (copied / "valid.jsonl").write_bytes((copied / "train.jsonl").read_bytes())
+    (alone / "valid.jsonl").unlink()
+    if valid is not None:
+        (alone / "valid.jsonl").write_text(valid)
+    ui.set_quiet(False)
+    results = [sft(sft_config(model, folder, folder / "run", eval_limit=5)) for folder in (alone, copied)]
+    warning = "no held-out conversations: losses are of training rows, and no proof of learning"
+    assert capsys.readouterr().err.count(warning) == 1
+    assert [info(r.run)["held_out"] for r in results] == [False, True]
+    assert events(results[0].run) == events(results[1].run)
 
 
 def test_a_failed_run_says_so_and_is_not_built_upon(

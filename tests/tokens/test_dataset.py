@@ -20,6 +20,7 @@ from mlx_persona.tokens.dataset import (
     conversation_rows,
     load_pairs,
     load_split,
+    load_valid,
     pair_rows,
     windows,
 )
@@ -218,6 +219,10 @@ def test_missing_and_empty_files_are_errors_that_say_what_to_do(tmp_path: Path) 
     write_jsonl(tmp_path / "train.jsonl", [Conversation(says("u:hi", "x:hello"))])
     with pytest.raises(PersonaError, match="holds no reply to train on"):
         load_split(tmp_path, "train")
+    write_jsonl(tmp_path / "test.jsonl", [])
+    with pytest.raises(PersonaError, match=r"test\.jsonl holds no reply to train on") as caught:
+        load_split(tmp_path, "test")
+    assert caught.value.hint == dataset.FEW_HINT
     with pytest.raises(PersonaError, match="no such file"):
         load_pairs(tmp_path, "valid")
     (tmp_path / "valid.jsonl").write_text("")
@@ -226,3 +231,14 @@ def test_missing_and_empty_files_are_errors_that_say_what_to_do(tmp_path: Path) 
     one = pair("u:hi", chosen="hey", rejected="hello")
     write_jsonl(tmp_path / "valid.jsonl", [one])
     assert load_pairs(tmp_path, "valid") == [one]
+
+
+def test_held_out_conversations_may_be_missing_for_training(tmp_path: Path) -> None:
+    said, aside = Conversation(says("u:hi", "a:hello")), Conversation(says("u:hi", "x:hello"))
+    assert load_valid(tmp_path) == []
+    for written, found in (([], []), ([aside], []), ([aside, said], [aside, said])):
+        write_jsonl(tmp_path / "valid.jsonl", written)
+        assert load_valid(tmp_path) == found
+    (tmp_path / "valid.jsonl").write_text("{}\n")
+    with pytest.raises(PersonaError, match=r"valid\.jsonl:1"):
+        load_valid(tmp_path)

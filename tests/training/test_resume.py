@@ -154,6 +154,20 @@ def test_a_run_that_died_anywhere_goes_on_bit_for_bit(
     same_outcome(plain_sft, tmp_path / "cut")
 
 
+def test_a_run_without_held_out_conversations_goes_on_too(
+    model: Path, tmp_path: Path, cut_off: Callable[[str, int], None]
+) -> None:
+    data = write_data(tmp_path / "data")
+    (data / "valid.jsonl").write_text("")
+    whole = sft(sft_config(model, data, tmp_path / "whole", updates=5))
+    cut_off("train", 4)
+    with pytest.raises(Killed):
+        sft(sft_config(model, data, tmp_path / "cut", updates=5))
+    sft(SftConfig(resume=str(tmp_path / "cut")))
+    same_outcome(whole.run, tmp_path / "cut")
+    assert info(tmp_path / "cut")["held_out"] is False
+
+
 @pytest.fixture(scope="module")
 def plain_sft(data: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine updates without a break."""
