@@ -8,8 +8,11 @@ its oldest turns whole, never the end of a reply.
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -82,6 +85,17 @@ class Renderer:
         self._system = system
         self._mask_prompt = mask_prompt
         self.notes = self._template.notes
+
+    @property
+    def vocabulary(self) -> int:
+        """All ids are below it."""
+        return int(self._encoder.get_vocab_size(with_added_tokens=True))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the ids and masks, but for the program's own code: tokenizer, template, options."""
+        versions = [version(package) for package in ("tokenizers", "transformers", "mlx-lm")]
+        facts = [self._encoder.to_str(), *self._template.facts(), self._system, self._mask_prompt, versions]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def render(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered | None:
         """Ids and mask of a conversation, of at most ``max_tokens`` ids.

@@ -15,7 +15,6 @@ from mlx_persona.models.load import load_tokenizer
 from mlx_persona.schema import Conversation, Message, Pair, write_jsonl
 from mlx_persona.tokens import dataset
 from mlx_persona.tokens.dataset import (
-    Rows,
     common_system,
     conversation_rows,
     load_pairs,
@@ -109,14 +108,15 @@ def test_rows_come_in_order_and_their_counts_are_right(renderer: Renderer) -> No
     too_long = says("u:hi", "a:" + "word " * 100)
     parts, _ = windows(long, renderer, MAX)
     rows = conversation_rows([Conversation(m) for m in (long, short, untrained, too_long)], renderer, MAX)
-    assert (rows.conversations, rows.split, rows.cut, rows.defused) == (4, len(parts) - 1, 1, 1)
+    counted = rows.account
+    assert (counted.conversations, counted.split, counted.cut, counted.defused) == (4, len(parts) - 1, 1, 1)
     assert len(parts) > 2
     assert len(rows.rows) == len(parts) + 1
     for row, part in zip(rows.rows, reversed(parts), strict=False):
         np.testing.assert_array_equal(row.ids, part.ids)
         np.testing.assert_array_equal(row.mask, part.mask)
-    assert rows.lengths == tuple(len(r.ids) for r in rows.rows)
-    assert rows.tokens == sum(rows.lengths)
+    assert rows.rows.lengths.tolist() == [len(r.ids) for r in rows.rows]
+    assert rows.tokens == sum(len(r.ids) for r in rows.rows)
     assert rows.targets == sum(int(r.mask[1:].sum()) for r in rows.rows)
     assert rows.describe() == (
         f"4 conversations, {len(rows.rows)} rows, {rows.tokens} tokens, {rows.targets} trained on; "
@@ -129,7 +129,7 @@ def test_without_masking_every_token_is_a_target(smollm2_path: Path) -> None:
     renderer = Renderer(tokenizer(smollm2_path), mask_prompt=False)
     rows = conversation_rows([Conversation(says("u:hello there", "a:hi"))], renderer, MAX)
     assert rows.targets == rows.tokens - 1
-    assert Rows((), 0).describe() == "0 conversations, 0 rows, 0 tokens, 0 trained on"
+    assert conversation_rows([], renderer, MAX).describe() == "0 conversations, 0 rows, 0 tokens, 0 trained on"
 
 
 # --- pairs -------------------------------------------------------------------------------------
