@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mlx_persona.tokens.batches import Row, make_row
 from mlx_persona.tokens.render import Rendered, Renderer
 from mlx_persona.tokens.store import RowSequence, Stored
 
+_AT_ONCE = 256  # conversations that are tokenized together
 CLEAN_HINT = "make it with: mlx-persona clean EXPORT --me NAME  (or: make clean-data RAW=... ME=...)"
 
 
@@ -76,26 +78,32 @@ def windows(messages: tuple[Message, ...], renderer: Renderer, max_tokens: int) 
         than what follows the last user turn before them.
     """
     head = messages[:1] if messages[0].role == "system" else ()
-    turns = messages[len(head) :]
+    turns = _to_last_reply(messages[len(head) :])
     rows: list[Rendered] = []
     lost = 0
-    while any(m.role == "assistant" and m.train for m in turns):
-        while not (turns[-1].role == "assistant" and turns[-1].train):
-            turns = turns[:-1]
+    while turns:
         rendered = renderer.render((*head, *turns), max_tokens)
         if rendered is None:
-            turns, lost = turns[:-1], lost + 1
+            turns, lost = _to_last_reply(turns[:-1]), lost + 1
             continue
         rows.append(rendered)
-        turns = turns[: rendered.cut_turns]
+        turns = _to_last_reply(turns[: rendered.cut_turns])
     return rows, lost
+
+
+def _to_last_reply(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages up to the last reply that is trained on; none where there is no such reply."""
+    end = len(messages)
+    while end and not (messages[end - 1].role == "assistant" and messages[end - 1].train):
+        end -= 1
+    return messages[:end]
 
 
 def rows_of(
     conversations: Iterable[Conversation], renderer: Renderer, max_tokens: int, account: Account
 ) -> Iterator[Row]:
     """Rows for SFT as they are made, counted in ``account``: each weighs what its conversation's ``meta`` says."""
-    for conversation in conversations:
+    for conversation in _prepared(conversations, renderer):
         parts, lost = windows(conversation.messages, renderer, max_tokens)
         account.conversations += 1
         account.cut += lost
@@ -107,6 +115,14 @@ def rows_of(
             if row.targets:
                 account.targets += row.targets
                 yield row
+
+
+def _prepared(conversations: Iterable[Conversation], renderer: Renderer) -> Iterator[Conversation]:
+    """The same conversations, tokenized together in advance."""
+    coming = iter(conversations)
+    while chunk := list(islice(coming, _AT_ONCE)):
+        renderer.prepare(said for c in chunk if (said := _to_last_reply(c.messages)))
+        yield from chunk
 
 
 def conversation_rows(conversations: Iterable[Conversation], renderer: Renderer, max_tokens: int) -> Rows:
