@@ -161,24 +161,27 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, object]]:
             yield number, value
 
 
-def _read(path: Path, kind: type[_T]) -> list[_T]:
-    out: list[_T] = []
+def _read(path: Path, kind: type[_T]) -> Iterator[_T]:
     for number, value in read_jsonl(path):
         try:
-            out.append(kind.from_json(value))
+            yield kind.from_json(value)
         except PersonaError as error:
             raise PersonaError(f"{path}:{number}: {error.message}", error.hint) from error
-    return out
+
+
+def iter_conversations(path: Path) -> Iterator[Conversation]:
+    """The conversations of a JSONL file one by one, as they are read; raises PersonaError naming file:line."""
+    return _read(path, Conversation)
 
 
 def read_conversations(path: Path) -> list[Conversation]:
     """All conversations of a JSONL file; raises PersonaError naming file:line."""
-    return _read(path, Conversation)
+    return list(_read(path, Conversation))
 
 
 def read_pairs(path: Path) -> list[Pair]:
     """All pairs of a JSONL file; raises PersonaError naming file:line."""
-    return _read(path, Pair)
+    return list(_read(path, Pair))
 
 
 def dump_line(value: object) -> str:

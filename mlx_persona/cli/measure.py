@@ -6,7 +6,7 @@ import click
 
 from mlx_persona import ui
 from mlx_persona.cli.options import command
-from mlx_persona.config import BenchConfig, CardConfig, CleanBenchConfig, DoctorConfig
+from mlx_persona.config import BenchConfig, CardConfig, CleanBenchConfig, DataBenchConfig, DoctorConfig
 
 
 def _eval(config: CardConfig, as_json: bool) -> None:
@@ -42,6 +42,18 @@ def _bench_clean(config: CleanBenchConfig, as_json: bool) -> None:
     ui.table_out(f"Cleaning {result.messages:,} messages", columns, result.rows())
 
 
+def _bench_data(config: DataBenchConfig, as_json: bool) -> None:
+    from mlx_persona.benchmarks.data import bench_data
+    from mlx_persona.models.embedded import fetch_conversations
+
+    result = bench_data(config, fetch_conversations())
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    title = f"{result.conversations:,} conversations ({result.file_mb:.0f} MB, tokens {result.cache_mb:.0f} MB)"
+    ui.table_out(title, *result.table())
+
+
 def _doctor(config: DoctorConfig, as_json: bool) -> None:
     from mlx_persona.backend import doctor
 
@@ -67,6 +79,9 @@ commands: dict[str, click.Command] = {
     "bench": command("bench", BenchConfig, _bench, "Measure our training step against stock mlx-lm's, here and now."),
     "bench-clean": command(
         "bench-clean", CleanBenchConfig, _bench_clean, "Measure cleaning against a bare json.loads pass, here and now."
+    ),
+    "bench-data": command(
+        "bench-data", DataBenchConfig, _bench_data, "Measure how fast a big file of conversations is ready to train on."
     ),
     "doctor": command("doctor", DoctorConfig, _doctor, "Measure what this machine can do, and say what to mend."),
 }

@@ -38,6 +38,19 @@ class CleanBenchConfig:
 
 
 @dataclass(frozen=True)
+class DataBenchConfig:
+    """From a big file of conversations to the first micro-batch, with and without the token cache."""
+
+    model: str = option(DEFAULT_MODEL, MODEL_HELP)
+    conversations: int = option(1_000_000, "size of the file, in conversations of six messages", minimum=1000)
+    out: str = option("", "folder to keep the file and its token cache in (default: a temporary one)")
+    seed: int = option(0, "fixes which real messages stand where", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class DemoConfig:
     """The whole path on an embedded model and real conversations."""
 

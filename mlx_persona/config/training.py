@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlx_persona.config.common import DEFAULT_MODEL, MODEL_HELP
+from mlx_persona.errors import PersonaError
 from mlx_persona.settings import check, option
 
 
@@ -61,6 +62,20 @@ class SftConfig(_TrainConfig):
     extra: tuple[str, ...] = option(
         (), "a further folder whose train.jsonl is trained on too, as augment writes one; repeatable"
     )
+    batch_tokens: int | None = option(
+        None, "tokens per micro-batch, padding included, of rows of like length (instead of --batch-size)", minimum=16
+    )
+    packing: bool = option(
+        False, "put short rows together into sequences of up to --max-seq-length; none of them sees another"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_tokens is not None and self.batch_size != 1:
+            raise PersonaError(
+                f"batch_size must be left out where batch_tokens is {self.batch_tokens}, got {self.batch_size}",
+                "rows per micro-batch follow from --batch-tokens",
+            )
 
 
 @dataclass(frozen=True)

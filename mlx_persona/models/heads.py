@@ -7,6 +7,7 @@ model itself; where it cannot (logit scaling, soft-capping), full logits are gat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,25 +16,27 @@ import mlx.nn as nn
 
 from mlx_persona.models.cross_entropy import HEADS, head_losses
 
+Cache = Sequence[Any]
+
 
 def _head(model: nn.Module) -> Any:
     """The layer that turns hidden states into logits; the embedding where the two are tied."""
     return model.lm_head if "lm_head" in model else model.model.embed_tokens
 
 
-def _body_rows(model: nn.Module, tokens: mx.array, positions: mx.array) -> mx.array:
-    hidden = model.model(tokens)  # (B, T, D)
+def _body_rows(model: nn.Module, tokens: mx.array, positions: mx.array, cache: Cache | None) -> mx.array:
+    hidden = model.model(tokens) if cache is None else model.model(tokens, cache=cache)  # (B, T, D)
     return hidden.reshape(-1, hidden.shape[-1])[positions]  # (P, D)
 
 
-def _split_rows(model: nn.Module, tokens: mx.array, positions: mx.array) -> mx.array:
-    head, rows = _head(model), _body_rows(model, tokens, positions)
+def _split_rows(model: nn.Module, tokens: mx.array, positions: mx.array, cache: Cache | None) -> mx.array:
+    head, rows = _head(model), _body_rows(model, tokens, positions, cache)
     logits = head.as_linear(rows) if hasattr(head, "as_linear") else head(rows)
     return logits.astype(mx.float32)  # (P, V)
 
 
-def _full_rows(model: nn.Module, tokens: mx.array, positions: mx.array) -> mx.array:
-    logits = model(tokens)  # (B, T, V)
+def _full_rows(model: nn.Module, tokens: mx.array, positions: mx.array, cache: Cache | None) -> mx.array:
+    logits = model(tokens) if cache is None else model(tokens, cache=cache)  # (B, T, V)
     return logits.reshape(-1, logits.shape[-1])[positions].astype(mx.float32)  # (P, V)
 
 
@@ -42,28 +45,36 @@ class RowLogits:
     """The cheapest correct way to a model's logits and losses at some positions.
 
     ``split``: hidden states are gathered before the head. ``in_slabs``: the losses need no logits of the
-    whole vocabulary at once.
+    whole vocabulary at once. ``cache`` of both calls may bring an attention mask (``models.masks``).
     """
 
     split: bool
     in_slabs: bool
 
-    def __call__(self, model: nn.Module, tokens: mx.array, positions: mx.array) -> mx.array:
+    def __call__(self, model: nn.Module, tokens: mx.array, positions: mx.array, cache: Cache | None = None) -> mx.array:
         """tokens (B, T), positions (P,) -> logits in float32 (P, V)."""
-        return (_split_rows if self.split else _full_rows)(model, tokens, positions)
+        return (_split_rows if self.split else _full_rows)(model, tokens, positions, cache)
 
-    def log_probs(self, model: nn.Module, tokens: mx.array, positions: mx.array, targets: mx.array) -> mx.array:
+    def log_probs(
+        self,
+        model: nn.Module,
+        tokens: mx.array,
+        positions: mx.array,
+        targets: mx.array,
+        cache: Cache | None = None,
+    ) -> mx.array:
         """log p(target) in float32, in nats, at each position: (P,)."""
         if not self.in_slabs:
-            return -nn.losses.cross_entropy(self(model, tokens, positions), targets)
-        return -head_losses(_body_rows(model, tokens, positions), _head(model), targets, model.training)
+            return -nn.losses.cross_entropy(self(model, tokens, positions, cache), targets)
+        rows = _body_rows(model, tokens, positions, cache)
+        return -head_losses(rows, _head(model), targets, model.training)
 
 
 def row_logits(model: nn.Module) -> RowLogits:
     """What holds for this model; found by trying, before an adapter is attached or after."""
     probe, positions = mx.array([[1, 2, 3, 4]]), mx.arange(4)
     try:
-        fast, full = _split_rows(model, probe, positions), _full_rows(model, probe, positions)
+        fast, full = _split_rows(model, probe, positions, None), _full_rows(model, probe, positions, None)
         same = bool(mx.allclose(fast, full, rtol=1e-3, atol=1e-3))
     except (AttributeError, TypeError, ValueError, KeyError):
         same = False

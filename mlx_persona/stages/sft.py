@@ -6,7 +6,6 @@ mlx-persona sft --rank 64 --dora
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -18,13 +17,11 @@ from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import load_model
-from mlx_persona.runs import file_hash
-from mlx_persona.schema import Conversation
+from mlx_persona.models.masks import check_blocks
 from mlx_persona.stages.training import (
     TrainResult,
     announce,
     choose_adapter,
-    data_hashes,
     finish,
     guarded,
     open_run,
@@ -33,9 +30,21 @@ from mlx_persona.stages.training import (
     resumed_config,
     train_progress,
 )
-from mlx_persona.tokens.batches import Plan, Row, collate, evenly, ordered_batches, row_keys
-from mlx_persona.tokens.dataset import Rows, common_system, conversation_rows, load_split, load_valid
+from mlx_persona.tokens.batches import (
+    LENGTH_STEP,
+    Plan,
+    Row,
+    collate,
+    collate_packed,
+    evenly,
+    ordered_batches,
+    row_keys,
+    token_keys,
+)
+from mlx_persona.tokens.cache import Survey, load_rows, survey
+from mlx_persona.tokens.dataset import NoReply, Rows
 from mlx_persona.tokens.render import Renderer
+from mlx_persona.tokens.store import Joined, RowSequence
 from mlx_persona.training import objectives
 from mlx_persona.training.loop import Loop
 from mlx_persona.training.objectives import Batch
@@ -44,26 +53,36 @@ from mlx_persona.training.objectives import Batch
 class SftSource:
     """Micro-batches of rows, and the frozen evaluation set."""
 
-    def __init__(self, train: Sequence[Row], held_out: Sequence[Row], config: SftConfig) -> None:
+    def __init__(self, train: RowSequence, held_out: Sequence[Row], config: SftConfig) -> None:
         self.train = train
-        lengths, weights = tuple(len(r.ids) for r in train), tuple(r.weight for r in train)
-        self.plan = Plan(lengths, config.batch_size, config.seed, weights)
-        self._seed, self._dropout = config.seed, config.dropout > 0
+        budget = config.batch_tokens or 0
+        capacity = config.max_seq_length if config.packing else 0
+        if budget:
+            capacity = min(capacity, budget // LENGTH_STEP * LENGTH_STEP)
+        self.plan = Plan(train.lengths, config.batch_size, config.seed, train.weights, budget, capacity)
+        if 0 < budget < self.plan.widest:
+            raise PersonaError(
+                f"batch_tokens must be >= {self.plan.widest}, what the longest row takes up, got {budget}",
+                "raise --batch-tokens or lower --max-seq-length",
+            )
+        self._seed, self._dropout, self._packing = config.seed, config.dropout > 0, config.packing
         groups = ordered_batches([len(r.ids) for r in held_out], max(config.batch_size, 4))
         self._eval = [to_mx([held_out[i] for i in group]) for group in groups]
         self.eval_tokens = sum(int(b["tokens"].size) for b in self._eval)
 
     def train_batch(self, number: int, update: int) -> Batch:
         """Micro-batch ``number`` of the endless sequence of epochs."""
-        epoch, members = self.plan.micro_batch(number)
-        batch = to_mx([self.train[i] for i in members])
+        epoch, sequences = self.plan.sequences(number)
+        arrays = collate_packed([[self.train[i] for i in sequence] for sequence in sequences])
         if self._dropout:
-            batch["rows"] = mx.array(row_keys(self._seed, epoch, update, members))
-        return batch
+            keys = row_keys(self._seed, epoch, update, [i for sequence in sequences for i in sequence])
+            arrays["rows"] = token_keys(keys, arrays["blocks"]) if self._packing else keys
+        unused = {"segments"} if self._packing else {"segments", "blocks"}
+        return {name: mx.array(value) for name, value in arrays.items() if name not in unused}
 
     def tokens(self, number: int) -> int:
         """What its rows are long."""
-        return sum(self.plan.lengths[i] for i in self.plan.micro_batch(number)[1])
+        return int(self.train.lengths[list(self.plan.micro_batch(number)[1])].sum())
 
     def eval_batches(self) -> Sequence[Batch]:
         """The same batches in the same order, every time."""
@@ -75,11 +94,15 @@ def to_mx(rows: Sequence[Row]) -> Batch:
     return {name: mx.array(value) for name, value in collate(rows).items() if name != "segments"}
 
 
-def _load_extras(config: SftConfig) -> dict[str, list[Conversation]]:
-    """The conversations of every ``--extra`` folder; raises PersonaError."""
-    extras: dict[str, list[Conversation]] = {}
+def _survey_all(config: SftConfig) -> dict[str, tuple[Path, Survey]]:
+    """Every file that is trained or evaluated on, by its name in ``run.json``: a path may name a person.
+
+    Raises:
+        PersonaError: one is missing or holds nothing to train on, or an ``--extra`` folder is there twice.
+    """
+    files = {name: Path(config.data) / f"{name}.jsonl" for name in ("train", "valid")}
     known = {Path(config.data).resolve()}
-    for name in config.extra:
+    for number, name in enumerate(config.extra, 1):
         folder = Path(name)
         if folder.resolve() in known:
             raise PersonaError(f"--extra {name} is trained on already", "name each folder once, and --data not again")
@@ -88,45 +111,49 @@ def _load_extras(config: SftConfig) -> dict[str, list[Conversation]]:
             raise PersonaError(
                 f"--extra must be a folder with train.jsonl, got {name}", "make it with: mlx-persona augment"
             )
-        extras[name] = load_split(folder, "train")
-    return extras
+        files[f"extra {number}"] = folder / "train.jsonl"
+    surveys: dict[str, tuple[Path, Survey]] = {}
+    for name, path in files.items():
+        try:
+            surveys[name] = path, survey(path)
+        except NoReply:  # cleaning holds nothing out where an export has fewer than three conversations
+            if name != "valid":
+                raise
+    return surveys
 
 
-def _with_extra(own: Rows, extras: dict[str, list[Conversation]], renderer: Renderer, max_tokens: int) -> Rows:
+def _with_extra(own: Rows, extras: dict[str, Rows], max_tokens: int) -> RowSequence:
     """All rows to train on, with a line on each extra folder; raises PersonaError for one of which none fits."""
-    added = {name: conversation_rows(conversations, renderer, max_tokens) for name, conversations in extras.items()}
-    rows = own.rows + tuple(row for more in added.values() for row in more.rows)
-    drawn = sum(row.weight for row in rows)
-    for name, more in added.items():
-        if not more.rows:
+    rows = Joined([own.rows, *(more.rows for more in extras.values())])
+    drawn = rows.weights.sum()
+    for name, more in extras.items():
+        if not len(more.rows):
             raise PersonaError(f"no conversation of {name} fits in {max_tokens} tokens", "raise --max-seq-length")
-        share = sum(row.weight for row in more.rows) / drawn if drawn else 0.0
+        share = more.rows.weights.sum() / drawn if drawn else 0.0
         ui.info(f"extra data of {name}: {more.describe()}; {share:.0%} of the rows drawn")
-    return replace(own, rows=rows, conversations=own.conversations + sum(more.conversations for more in added.values()))
+    return rows
 
 
-def _rows(
-    conversations: Sequence[Conversation], held_out: Sequence[Conversation], renderer: Renderer, config: SftConfig
-) -> tuple[Rows, Rows]:
-    """Rows to train and to evaluate on: the same where nothing is held out; raises PersonaError where none fits."""
-    train = conversation_rows(conversations, renderer, config.max_seq_length)
-    valid = conversation_rows(held_out, renderer, config.max_seq_length) if held_out else train
-    for name, found in (("train", train), ("valid", valid)):
-        if not found.rows:
+def _load_all(
+    files: dict[str, tuple[Path, Survey]], renderer: Renderer, config: SftConfig
+) -> tuple[Rows, Rows, dict[str, Rows]]:
+    """Rows to train and to evaluate on, the same where nothing is held out, and extra ones by their folder.
+
+    Raises:
+        PersonaError: none fits in a row.
+    """
+    found = {name: load_rows(*file, renderer, config.max_seq_length) for name, file in files.items()}
+    for name in ("train", "valid"):
+        if name in found and not len(found[name].rows):
             raise PersonaError(
-                f"no conversation of {Path(config.data) / name}.jsonl fits in {config.max_seq_length} tokens",
-                "raise --max-seq-length",
+                f"no conversation of {files[name][0]} fits in {config.max_seq_length} tokens", "raise --max-seq-length"
             )
+    train = found.pop("train")
     ui.info(f"training data: {train.describe()}")
-    if not held_out:
+    if "valid" not in found:
         ui.warn("no held-out conversations: losses are of training rows, and no proof of learning")
-    return train, valid
-
-
-def _hashes(config: SftConfig) -> dict[str, str]:
-    """SHA-256 of every file that is trained or evaluated on; extra ones by number, for a path may name a person."""
-    extra = {f"extra {n}": file_hash(Path(name) / "train.jsonl") for n, name in enumerate(config.extra, 1)}
-    return {**data_hashes(Path(config.data), ("train", "valid")), **extra}
+    valid = found.pop("valid", train)
+    return train, valid, dict(zip(config.extra, found.values(), strict=True))
 
 
 def sft(config: SftConfig) -> TrainResult:
@@ -140,17 +167,15 @@ def sft(config: SftConfig) -> TrainResult:
     """
     if config.resume:
         config = resumed_config(config, "sft")
-    folder = Path(config.data)
-    conversations, held_out = load_split(folder, "train"), load_valid(folder)
-    extras = _load_extras(config)
+    files = _survey_all(config)
     loaded = load_model(config.model)
-    system = config.system or common_system(conversations)
+    system = config.system or files["train"][1].system
     renderer = Renderer(loaded.tokenizer, system=system, mask_prompt=config.mask_prompt)
     for note in renderer.notes:
         ui.info(note)
-    train, valid = _rows(conversations, held_out, renderer, config)
-    train = _with_extra(train, extras, renderer, config.max_seq_length)
-    source = SftSource(train.rows, [valid.rows[i] for i in evenly(len(valid.rows), config.eval_limit)], config)
+    train, valid, extras = _load_all(files, renderer, config)
+    every = _with_extra(train, extras, config.max_seq_length)
+    source = SftSource(every, [valid.rows[i] for i in evenly(len(valid.rows), config.eval_limit)], config)
 
     rows = row_logits(loaded.model)
     scale = (2.0 * config.rank if config.alpha is None else config.alpha) / config.rank
@@ -163,14 +188,16 @@ def sft(config: SftConfig) -> TrainResult:
     )
     announce(spec, loaded.model, config.learning_rate)
     prepare(loaded, config.grad_checkpoint)
-    loop_config = plan(config, source.plan.per_epoch, train.tokens, source.eval_tokens)
+    if config.packing:
+        check_blocks(loaded.model, rows)
+    loop_config = plan(config, source.plan.per_epoch, every.tokens, source.eval_tokens, source.plan.describe())
     info = {
         "stage": "sft",
         "model": config.model,
         "model_identity": loaded.identity,
         "parent": None,
-        "data_hashes": _hashes(config),
-        "held_out": bool(held_out),
+        "data_hashes": {name: known.sha256 for name, (_, known) in files.items()},
+        "held_out": "valid" in files,
     }
     run = open_run(config, info)
     mx.reset_peak_memory()

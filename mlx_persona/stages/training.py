@@ -60,7 +60,9 @@ class TrainResult:
         }
 
 
-def plan(config: SftConfig | DpoConfig, per_epoch: int, train_tokens: int, eval_tokens: int) -> LoopConfig:
+def plan(
+    config: SftConfig | DpoConfig, per_epoch: int, train_tokens: int, eval_tokens: int, micro_batch: str = ""
+) -> LoopConfig:
     """The run in updates, shown to the user.
 
     Args:
@@ -68,6 +70,7 @@ def plan(config: SftConfig | DpoConfig, per_epoch: int, train_tokens: int, eval_
         per_epoch: micro-batches in one pass over the data.
         train_tokens: tokens of one pass.
         eval_tokens: tokens of one evaluation.
+        micro_batch: what a micro-batch is, in words; default: ``batch_size`` rows.
     """
     accumulate = config.grad_accumulation
     if config.updates is not None:
@@ -81,8 +84,9 @@ def plan(config: SftConfig | DpoConfig, per_epoch: int, train_tokens: int, eval_
     tokens = train_tokens * updates * accumulate / per_epoch
     affordable = max(1, int(EVAL_SHARE * tokens / max(1.0, eval_tokens / 3)))
     every = config.eval_every or max(math.ceil(updates / 20), math.ceil(updates / affordable))
+    of_what = f"{accumulate} x {micro_batch or f'{config.batch_size} rows'}"
     ui.info(
-        f"{updates} updates of {accumulate} x {config.batch_size} rows, {updates * accumulate / per_epoch:.2f} epochs, "
+        f"{updates} updates of {of_what}, {updates * accumulate / per_epoch:.2f} epochs, "
         f"about {tokens:,.0f} tokens; evaluation every {every} updates"
     )
     return LoopConfig(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,50 +14,57 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.schema import Conversation, Message, Pair, read_conversations, read_pairs
 from mlx_persona.tokens.batches import Row, make_row
 from mlx_persona.tokens.render import Rendered, Renderer
+from mlx_persona.tokens.store import RowSequence, Stored
 
+_AT_ONCE = 256  # conversations that are tokenized together
 CLEAN_HINT = "make it with: mlx-persona clean EXPORT --me NAME  (or: make clean-data RAW=... ME=...)"
 FEW_HINT = "mlx-persona clean holds some out where there are three conversations or more"
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Rows ready to be batched, and what happened on the way.
+@dataclass
+class Account:
+    """What happened to the conversations that were made into rows.
 
     ``split``: rows begun because a conversation was too long; ``cut``: replies in no row, because not
-    even their own exchange fits; ``defused``: control tokens that people had typed, broken up.
+    even their own exchange fits; ``defused``: control tokens that people had typed, broken up;
+    ``targets``: tokens that are trained on.
     """
 
-    rows: tuple[Row, ...]
-    conversations: int
+    conversations: int = 0
     split: int = 0
     cut: int = 0
     defused: int = 0
+    targets: int = 0
 
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Tokens of each row."""
-        return tuple(len(r.ids) for r in self.rows)
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows ready to be batched, and what happened on the way."""
+
+    rows: RowSequence
+    account: Account
 
     @property
     def tokens(self) -> int:
         """All tokens."""
-        return sum(self.lengths)
+        return self.rows.tokens
 
     @property
     def targets(self) -> int:
         """Tokens that are trained on."""
-        return sum(r.targets for r in self.rows)
+        return self.account.targets
 
     def describe(self) -> str:
         """One line for people."""
-        line = f"{self.conversations} conversations, {len(self.rows)} rows, "
+        account = self.account
+        line = f"{account.conversations} conversations, {len(self.rows)} rows, "
         line += f"{self.tokens} tokens, {self.targets} trained on"
-        if self.split:
-            line += f"; {self.split} rows continue a conversation that was too long for one"
-        if self.cut:
-            line += f"; {self.cut} replies are too long for a row and left out"
-        if self.defused:
-            line += f"; {self.defused} control tokens in the text are broken up"
+        if account.split:
+            line += f"; {account.split} rows continue a conversation that was too long for one"
+        if account.cut:
+            line += f"; {account.cut} replies are too long for a row and left out"
+        if account.defused:
+            line += f"; {account.defused} control tokens in the text are broken up"
         return line
 
 
@@ -71,55 +79,74 @@ def windows(messages: tuple[Message, ...], renderer: Renderer, max_tokens: int) 
         than what follows the last user turn before them.
     """
     head = messages[:1] if messages[0].role == "system" else ()
-    turns = messages[len(head) :]
+    turns = _to_last_reply(messages[len(head) :])
     rows: list[Rendered] = []
     lost = 0
-    while any(m.role == "assistant" and m.train for m in turns):
-        while not (turns[-1].role == "assistant" and turns[-1].train):
-            turns = turns[:-1]
+    while turns:
         rendered = renderer.render((*head, *turns), max_tokens)
         if rendered is None:
-            turns, lost = turns[:-1], lost + 1
+            turns, lost = _to_last_reply(turns[:-1]), lost + 1
             continue
         rows.append(rendered)
-        turns = turns[: rendered.cut_turns]
+        turns = _to_last_reply(turns[: rendered.cut_turns])
     return rows, lost
 
 
-def conversation_rows(conversations: Iterable[Conversation], renderer: Renderer, max_tokens: int) -> Rows:
-    """Rows for SFT, each as often as its conversation's ``meta["weight"]`` says."""
-    rows: list[Row] = []
-    count = split = cut = defused = 0
-    for conversation in conversations:
+def _to_last_reply(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The messages up to the last reply that is trained on; none where there is no such reply."""
+    end = len(messages)
+    while end and not (messages[end - 1].role == "assistant" and messages[end - 1].train):
+        end -= 1
+    return messages[:end]
+
+
+def rows_of(
+    conversations: Iterable[Conversation], renderer: Renderer, max_tokens: int, account: Account
+) -> Iterator[Row]:
+    """Rows for SFT as they are made, counted in ``account``: each weighs what its conversation's ``meta`` says."""
+    for conversation in _prepared(conversations, renderer):
         parts, lost = windows(conversation.messages, renderer, max_tokens)
-        count += 1
-        cut += lost
-        split += max(0, len(parts) - 1)
-        defused += max((p.defused for p in parts), default=0)
+        account.conversations += 1
+        account.cut += lost
+        account.split += max(0, len(parts) - 1)
+        account.defused += max((p.defused for p in parts), default=0)
         weight = float(conversation.meta.get("weight", 1.0))
-        rows += [row for row in (make_row(p.ids, p.mask, weight) for p in reversed(parts)) if row.targets]
-    return Rows(tuple(rows), count, split, cut, defused)
+        for part in reversed(parts):
+            row = make_row(part.ids, part.mask, weight)
+            if row.targets:
+                account.targets += row.targets
+                yield row
+
+
+def _prepared(conversations: Iterable[Conversation], renderer: Renderer) -> Iterator[Conversation]:
+    """The same conversations, tokenized together in advance."""
+    coming = iter(conversations)
+    while chunk := list(islice(coming, _AT_ONCE)):
+        renderer.prepare(said for c in chunk if (said := _to_last_reply(c.messages)))
+        yield from chunk
+
+
+def conversation_rows(conversations: Iterable[Conversation], renderer: Renderer, max_tokens: int) -> Rows:
+    """Rows for SFT in memory, each as often as its conversation's ``meta["weight"]`` says."""
+    account = Account()
+    return Rows(Stored.of(list(rows_of(conversations, renderer, max_tokens, account))), account)
+
+
+class NoReply(PersonaError):  # noqa: N818  (what the user is told, as its parent)
+    """A file of conversations that is missing, or in which nothing is trained on."""
+
+    def __init__(self, path: Path) -> None:
+        problem = f"{path} holds no reply to train on" if path.is_file() else f"no data: {path} is missing"
+        super().__init__(problem, CLEAN_HINT if path.stem == "train" or not path.is_file() else FEW_HINT)
 
 
 def load_split(folder: Path, name: str) -> list[Conversation]:
-    """``<folder>/<name>.jsonl``; raises PersonaError when it is missing or holds no trained reply."""
+    """``<folder>/<name>.jsonl``; raises NoReply when it is missing or holds no trained reply."""
     path = folder / f"{name}.jsonl"
-    if not path.is_file():
-        raise PersonaError(f"no data: {path} is missing", CLEAN_HINT)
-    conversations = read_conversations(path)
-    if not any(c.trained_replies for c in conversations):
-        raise PersonaError(f"{path} holds no reply to train on", CLEAN_HINT if name == "train" else FEW_HINT)
-    return conversations
-
-
-def load_valid(folder: Path) -> list[Conversation]:
-    """The conversations of ``valid.jsonl``; none where it is missing or holds no trained reply.
-
-    Cleaning leaves it empty where an export has fewer than three conversations.
-    """
-    path = folder / "valid.jsonl"
     conversations = read_conversations(path) if path.is_file() else []
-    return conversations if any(c.trained_replies for c in conversations) else []
+    if not any(c.trained_replies for c in conversations):
+        raise NoReply(path)
+    return conversations
 
 
 def load_held_out(folder: Path, names: Sequence[str]) -> tuple[Path, list[Conversation]]:
@@ -140,8 +167,14 @@ def load_held_out(folder: Path, names: Sequence[str]) -> tuple[Path, list[Conver
 
 def common_system(conversations: Iterable[Conversation]) -> str:
     """The system message that most conversations begin with; empty where most have none."""
-    counts = Counter(c.messages[0].content if c.messages[0].role == "system" else "" for c in conversations)
+    counts = Counter(system_of(c) for c in conversations)
     return counts.most_common(1)[0][0] if counts else ""
+
+
+def system_of(conversation: Conversation) -> str:
+    """The system message that a conversation begins with, or an empty one."""
+    first = conversation.messages[0]
+    return first.content if first.role == "system" else ""
 
 
 @dataclass(frozen=True)

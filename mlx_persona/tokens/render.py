@@ -8,8 +8,12 @@ its oldest turns whole, never the end of a reply.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -17,7 +21,10 @@ from tokenizers import processors
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.schema import PLACEHOLDER, Message
-from mlx_persona.tokens.templates import ChatTemplate, Span
+from mlx_persona.tokens.templates import ChatTemplate, Span, Written
+
+# Tokenizing on all cores is meant: else every process that is started later prints a warning about it.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
 
 _REPLY = Message("assistant", "Reply")  # stands for the reply that a prompt asks for
 
@@ -81,7 +88,32 @@ class Renderer:
         self._encoder = _encoder(tokenizer, self._template.name)
         self._system = system
         self._mask_prompt = mask_prompt
+        self._done: dict[tuple[str, tuple[Message, ...]], tuple[Written, Any]] = {}
         self.notes = self._template.notes
+
+    @property
+    def vocabulary(self) -> int:
+        """All ids are below it."""
+        return int(self._encoder.get_vocab_size(with_added_tokens=True))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the ids and masks, but for the program's own code: tokenizer, template, options."""
+        versions = [version(package) for package in ("tokenizers", "transformers", "mlx-lm")]
+        facts = [self._encoder.to_str(), *self._template.facts(), self._system, self._mask_prompt, versions]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+    def prepare(self, conversations: Iterable[Sequence[Message]]) -> None:
+        """Write and tokenize conversations that are about to be rendered, all at once: the tokenizer uses all cores.
+
+        Raises:
+            PersonaError: the template refuses one of them.
+        """
+        written: dict[tuple[str, tuple[Message, ...]], Written] = {}
+        for messages in conversations:
+            system, turns, _ = self._split(messages)
+            written[system, tuple(turns)] = self._write(system, turns)
+        encodings = self._encoder.encode_batch([w.text for w in written.values()], add_special_tokens=False)
+        self._done = dict(zip(written, zip(written.values(), encodings, strict=True), strict=True))
 
     def render(self, messages: Sequence[Message], max_tokens: int | None = None) -> Rendered | None:
         """Ids and mask of a conversation, of at most ``max_tokens`` ids.
@@ -172,9 +204,12 @@ class Renderer:
             clean[i] = replace(turns[i], content=turns[i].content.lstrip())
         return self._draw_as_is(system, clean, asked)
 
+    def _write(self, system: str, turns: Sequence[Message]) -> Written:
+        return self._template.write(self._template.arrange(system, turns))
+
     def _draw_as_is(self, system: str, turns: Sequence[Message], asked: bool) -> _Drawn:
-        messages = self._template.arrange(system, [*turns, _REPLY] if asked else turns)
-        written = self._template.write(messages)
+        done = None if asked else self._done.get((system, tuple(turns)))
+        written = done[0] if done else self._write(system, [*turns, _REPLY] if asked else turns)
         text, spans = written.text, list(written.spans)
         if asked:
             text = text[: spans.pop().asked]
@@ -182,7 +217,7 @@ class Renderer:
         if self._template.folds and system.strip() and turns[0].role == "user":
             own = spans[0].start + len(self._template.fold_prefix(system))
             spans[0] = replace(spans[0], start=min(own, spans[0].end))
-        encoding = self._encoder.encode(text, add_special_tokens=False)
+        encoding = done[1] if done else self._encoder.encode(text, add_special_tokens=False)
         offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)  # (T, 2)
         return _Drawn(turns, spans, text, list(encoding.ids), offsets[:, 0], offsets[:, 1])
 

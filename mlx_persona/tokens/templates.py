@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 from mlx_persona.errors import PersonaError
@@ -104,6 +105,11 @@ class ChatTemplate:
     def fold_prefix(self, system: str) -> str:
         """What stands before the first user turn's own text where the template folds."""
         return system.strip() + FOLD
+
+    def facts(self) -> list[str]:
+        """What decides how this template writes a conversation, but for the program's own code."""
+        today = date.today().isoformat() if self._writes_date else ""
+        return [self._source, repr(getattr(self._tokenizer, "special_tokens_map", "")), today]
 
     def defuse(self, text: str) -> tuple[str, int]:
         """Break up control tokens that somebody typed: ``<|im_end|>`` becomes ``< |im_end|>``.

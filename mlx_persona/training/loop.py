@@ -210,12 +210,13 @@ class Loop:
         config, state = self.config, self.state
         update = state.update + 1
         rate = optim.learning_rate(update, config.updates, config.learning_rate, config.warmup, config.final_lr)
-        grad_sum, sums, tokens, supervised = None, None, 0, 0
+        grad_sum, sums, tokens, padded, supervised = None, None, 0, 0, 0
         for number in range(state.cursor, state.cursor + config.grad_accumulation):
             batch = self.source.train_batch(number, update)
             if "rows" in batch:
                 adapters.set_row_keys(self.model, batch.pop("rows"))
             tokens += self.source.tokens(number)
+            padded += int(batch["tokens"].size)
             supervised += int(batch["weights"].sum())
             (loss, weight, metrics), grads = self._gradients(batch, self.knobs)
             grad_sum = optim.add(grad_sum, grads)
@@ -240,6 +241,7 @@ class Loop:
             learning_rate=rate,
             grad_norm=grad_norm,
             tokens=tokens,
+            padded_tokens=padded,
             supervised_tokens=supervised,
             seconds=round(state.seconds, 3),
             peak_bytes=mx.get_peak_memory(),

@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_persona.models.heads import RowLogits
+from mlx_persona.models.masks import with_blocks
 
 Batch = dict[str, mx.array]
 Knobs = dict[str, mx.array]
@@ -20,8 +21,9 @@ Objective = Callable[[nn.Module, Batch, Knobs], tuple[mx.array, mx.array, Metric
 
 
 def token_log_probs(rows: RowLogits, model: nn.Module, batch: Batch) -> mx.array:
-    """log p(target) in fp32 at each gathered position: (P,)."""
-    return rows.log_probs(model, batch["tokens"], batch["positions"], batch["targets"])
+    """log p(target) in fp32 at each gathered position: (P,). ``blocks`` (B, T) tell packed rows apart."""
+    cache = with_blocks(model, batch["blocks"]) if "blocks" in batch else None
+    return rows.log_probs(model, batch["tokens"], batch["positions"], batch["targets"], cache)
 
 
 def sft(rows: RowLogits) -> Objective:

@@ -15,12 +15,10 @@ from mlx_persona.models.load import load_tokenizer
 from mlx_persona.schema import Conversation, Message, Pair, write_jsonl
 from mlx_persona.tokens import dataset
 from mlx_persona.tokens.dataset import (
-    Rows,
     common_system,
     conversation_rows,
     load_pairs,
     load_split,
-    load_valid,
     pair_rows,
     windows,
 )
@@ -110,14 +108,15 @@ def test_rows_come_in_order_and_their_counts_are_right(renderer: Renderer) -> No
     too_long = says("u:hi", "a:" + "word " * 100)
     parts, _ = windows(long, renderer, MAX)
     rows = conversation_rows([Conversation(m) for m in (long, short, untrained, too_long)], renderer, MAX)
-    assert (rows.conversations, rows.split, rows.cut, rows.defused) == (4, len(parts) - 1, 1, 1)
+    counted = rows.account
+    assert (counted.conversations, counted.split, counted.cut, counted.defused) == (4, len(parts) - 1, 1, 1)
     assert len(parts) > 2
     assert len(rows.rows) == len(parts) + 1
     for row, part in zip(rows.rows, reversed(parts), strict=False):
         np.testing.assert_array_equal(row.ids, part.ids)
         np.testing.assert_array_equal(row.mask, part.mask)
-    assert rows.lengths == tuple(len(r.ids) for r in rows.rows)
-    assert rows.tokens == sum(rows.lengths)
+    assert rows.rows.lengths.tolist() == [len(r.ids) for r in rows.rows]
+    assert rows.tokens == sum(len(r.ids) for r in rows.rows)
     assert rows.targets == sum(int(r.mask[1:].sum()) for r in rows.rows)
     assert rows.describe() == (
         f"4 conversations, {len(rows.rows)} rows, {rows.tokens} tokens, {rows.targets} trained on; "
@@ -130,7 +129,7 @@ def test_without_masking_every_token_is_a_target(smollm2_path: Path) -> None:
     renderer = Renderer(tokenizer(smollm2_path), mask_prompt=False)
     rows = conversation_rows([Conversation(says("u:hello there", "a:hi"))], renderer, MAX)
     assert rows.targets == rows.tokens - 1
-    assert Rows((), 0).describe() == "0 conversations, 0 rows, 0 tokens, 0 trained on"
+    assert conversation_rows([], renderer, MAX).describe() == "0 conversations, 0 rows, 0 tokens, 0 trained on"
 
 
 # --- pairs -------------------------------------------------------------------------------------
@@ -231,14 +230,3 @@ def test_missing_and_empty_files_are_errors_that_say_what_to_do(tmp_path: Path) 
     one = pair("u:hi", chosen="hey", rejected="hello")
     write_jsonl(tmp_path / "valid.jsonl", [one])
     assert load_pairs(tmp_path, "valid") == [one]
-
-
-def test_held_out_conversations_may_be_missing_for_training(tmp_path: Path) -> None:
-    said, aside = Conversation(says("u:hi", "a:hello")), Conversation(says("u:hi", "x:hello"))
-    assert load_valid(tmp_path) == []
-    for written, found in (([], []), ([aside], []), ([aside, said], [aside, said])):
-        write_jsonl(tmp_path / "valid.jsonl", written)
-        assert load_valid(tmp_path) == found
-    (tmp_path / "valid.jsonl").write_text("{}\n")
-    with pytest.raises(PersonaError, match=r"valid\.jsonl:1"):
-        load_valid(tmp_path)

@@ -64,6 +64,7 @@ TRAIN_KEYS = {
     "learning_rate",
     "grad_norm",
     "tokens",
+    "padded_tokens",
     "supervised_tokens",
     "seconds",
     "peak_bytes",
