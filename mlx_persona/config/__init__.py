@@ -13,7 +13,7 @@ from mlx_persona.config.data import (
     PairsConfig,
     ReviewConfig,
 )
-from mlx_persona.config.measuring import BenchConfig, CleanBenchConfig, DemoConfig, DoctorConfig
+from mlx_persona.config.measuring import BenchConfig, CleanBenchConfig, DemoConfig, DoctorConfig, DpoBenchConfig
 from mlx_persona.config.training import DpoConfig, SftConfig
 from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ShowConfig
 
@@ -30,6 +30,7 @@ __all__ = [
     "CleanConfig",
     "DemoConfig",
     "DoctorConfig",
+    "DpoBenchConfig",
     "DpoConfig",
     "FuseConfig",
     "GenerateConfig",

@@ -23,8 +23,9 @@ from mlx_persona.models.heads import RowLogits
 from mlx_persona.tokens.batches import Row, make_row
 from mlx_persona.tokens.pairs import PairRows
 
-# How far the two layouts may be apart, as a share of the logits' spread, by the width of the weights' numbers.
-TOLERANCE = {mx.float32: 1e-3, mx.float16: 2e-2, mx.bfloat16: 5e-2}
+# How far apart rounding may bring the two layouts, as a share of the logits' spread, by the weights' type. SmolLM2
+# comes to 2e-6 and, in bfloat16, to 0.035; with the rejected replies at wrong positions, to 0.3 in both.
+TOLERANCE = {mx.float32: 1e-3, mx.float16: 3e-2, mx.bfloat16: 0.12}
 
 
 class Branch(int):
