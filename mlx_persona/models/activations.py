@@ -67,13 +67,13 @@ def swiglu(gate: mx.array, x: mx.array) -> mx.array:
 
 def speed_up(model: Any) -> None:
     """Let the model's classes call :func:`swiglu` where they call mlx-lm's. For the CPU only."""
-    rebind(model, "swiglu", activations.swiglu, swiglu)
+    _rebind(model, activations.swiglu, swiglu)
 
 
 @contextmanager
 def as_in_mlx_lm(model: Any) -> Iterator[None]:
     """Meanwhile the model's classes are as mlx-lm has them, to compare with."""
-    changed = rebind(model, "swiglu", swiglu, activations.swiglu)
+    changed = _rebind(model, swiglu, activations.swiglu)
     try:
         yield
     finally:
@@ -81,10 +81,10 @@ def as_in_mlx_lm(model: Any) -> Iterator[None]:
             module.swiglu = swiglu
 
 
-def rebind(model: Any, name: str, old: Any, new: Any) -> list[Any]:
-    """Bind a name anew in the modules of Python that define the model's classes, where it is ``old``; returns those."""
-    places: list[Any] = [sys.modules[place] for place in {type(m).__module__ for m in model.modules()}]
-    changed = [place for place in places if getattr(place, name, None) is old]
+def _rebind(model: Any, old: Any, new: Any) -> list[Any]:
+    """The modules of Python where the name was bound to another function."""
+    places: list[Any] = [sys.modules[name] for name in {type(m).__module__ for m in model.modules()}]
+    changed = [place for place in places if getattr(place, "swiglu", None) is old]
     for place in changed:
-        setattr(place, name, new)
+        place.swiglu = new
     return changed

@@ -1,11 +1,9 @@
 """Two replies behind one prompt in a single row: ``[prompt | chosen | rejected]``, and neither reply sees the other.
 
 mlx-lm's models take a cache, ask it for a mask and an offset, and hand it keys and values. A
-:class:`SharedPrefix` stands in its place and keeps nothing: through it the attention learns where the row
-branches, and the rejected reply gets the positions right behind the prompt. Two things of a model are
-extended for it, and act as before for every other cache: its RoPE instances, and the name
-``scaled_dot_product_attention`` in its modules. :func:`can_share` finds out by numbers whether that is all
-that a model needs.
+:class:`SharedPrefix` stands in its place and keeps nothing: it gives the mask, and the rejected reply the
+positions right behind the prompt. For that a model's RoPE instances are extended; for every other cache they act
+as before. :func:`can_share` finds out by numbers whether that is all that a model needs.
 """
 
 from __future__ import annotations
@@ -16,9 +14,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx_lm.models import base
 
-from mlx_persona.models.activations import rebind
 from mlx_persona.models.heads import RowLogits
 from mlx_persona.tokens.batches import Row, make_row
 from mlx_persona.tokens.pairs import PairRows
@@ -59,13 +55,10 @@ class SharedPrefix:
         apart = (place[:, None] >= s) & (place >= p) & (place < s)
         there = mx.concatenate([prompt, mx.ones((prompt.shape[0], total - p), mx.bool_)], axis=1)[:, None]  # (B, 1, T)
         # A place of padding sees itself: softmax needs something to look at.
-        mask = causal & ~apart & (there | (place[:, None] == place))
-        self.mask = mask[:, None]  # (B, 1, T, T)
-        self.stem_mask = self.mask[..., :s, :s]
-        self.branch_mask = mx.concatenate([self.mask[..., s:, :p], self.mask[..., s:, s:]], axis=-1)
+        self.mask = (causal & ~apart & (there | (place[:, None] == place)))[:, None]  # (B, 1, T, T)
 
     def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
-        """The whole mask (B, 1, T, T), for attention that does not go by :func:`attention`.
+        """What may look at what: bool (B, 1, T, T).
 
         Raises:
             ValueError: the model's attention is windowed, which a branching row is not made for.
@@ -86,29 +79,8 @@ def prefix_cache(model: nn.Module, batch: dict[str, mx.array]) -> list[SharedPre
     return [SharedPrefix(batch["tokens"], batch["prompt"], batch["chosen"])] * len(model.layers)
 
 
-def attention(
-    queries: mx.array, keys: mx.array, values: mx.array, cache: Any, scale: float, mask: Any, sinks: Any = None
-) -> mx.array:
-    """mlx-lm's function of this name; a branching row goes in two pieces, without the scores that nobody needs."""
-    if not isinstance(cache, SharedPrefix):
-        out: mx.array = base.scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
-        return out
-    p, s = cache.offset.prompt, cache.offset.stem
-
-    def behind_prompt(x: mx.array) -> mx.array:
-        return mx.concatenate([x[..., :p, :], x[..., s:, :]], axis=-2)
-
-    def attend(q: mx.array, k: mx.array, v: mx.array, m: mx.array) -> mx.array:
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=m, sinks=sinks)
-
-    stem = attend(queries[..., :s, :], keys[..., :s, :], values[..., :s, :], cache.stem_mask)
-    branch = attend(queries[..., s:, :], behind_prompt(keys), behind_prompt(values), cache.branch_mask)
-    return mx.concatenate([stem, branch], axis=-2)
-
-
 def prepare(model: nn.Module) -> None:
     """Extend a model for branching rows, in place; a second call changes nothing."""
-    rebind(model, "scaled_dot_product_attention", base.scaled_dot_product_attention, attention)
     for module in model.modules():
         rope = module.get("rope")
         if isinstance(rope, nn.Module) and not getattr(type(rope), "_branches", False):

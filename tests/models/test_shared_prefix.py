@@ -139,23 +139,6 @@ def test_compiling_and_checkpointing_change_nothing(compiled: bool, checkpointed
         assert_same(step(model, logits, rows, dropout=True, compiled=compiled), wanted)
 
 
-def test_the_attention_in_pieces_is_the_attention_under_the_whole_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model whose attention does not go by our function gets the mask, and the same numbers."""
-    model, logits = adapted(dora=False)
-    batch, _ = batch_of(replace(pairs(), shared=True))
-    pieces, _ = objectives.row_log_probs(logits, model, batch, 8)
-    used: list[Any] = []
-
-    def whole(q: Any, k: Any, v: Any, cache: Any, scale: float, mask: Any, sinks: Any = None) -> mx.array:
-        used.append(mask)
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
-
-    monkeypatch.setattr(llama, "scaled_dot_product_attention", whole)
-    masked, _ = objectives.row_log_probs(logits, model, batch, 8)
-    assert used[0].shape == (4, 1, batch["tokens"].shape[1], batch["tokens"].shape[1])
-    np.testing.assert_allclose(np.asarray(pieces), np.asarray(masked), rtol=1e-5)
-
-
 def test_neither_reply_sees_the_other() -> None:
     """Other tokens in the one change nothing for the other; other tokens in the prompt do."""
     model, logits = adapted(dora=False)
