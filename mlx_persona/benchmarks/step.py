@@ -148,15 +148,23 @@ def _ours(model: Any, batches: Sequence[Sequence[Row]], config: BenchConfig) -> 
     return stamps[2 * steps] - stamps[steps]
 
 
+@contextlib.contextmanager
+def stock_adapter(model: Any, rank: int, scale: float, dora: bool) -> Iterator[None]:
+    """Meanwhile the model has a trainable adapter of stock mlx-lm's and stock's activations."""
+    before = [(name, m) for name, m in model.named_modules() if hasattr(m, "weight")]
+    keys = list(adapters.target_keys(model))
+    linear_to_lora_layers(model, -1, {"rank": rank, "scale": scale, "dropout": 0.0, "keys": keys}, dora)
+    try:
+        with substitutes.as_in_mlx_lm(model):
+            yield
+    finally:
+        model.update_modules(tree_unflatten(before))
+        model.freeze()
+        model.eval()
+
+
 def _stock(model: Any, batches: Sequence[Sequence[Row]], config: BenchConfig) -> float:
     """Seconds that stock mlx-lm's trainer takes for all batches, after the same warm-up."""
-    before = [(name, m) for name, m in model.named_modules() if hasattr(m, "weight")]
-    linear_to_lora_layers(
-        model,
-        -1,
-        {"rank": config.rank, "scale": 2.0, "dropout": 0.0, "keys": list(adapters.target_keys(model))},
-        config.dora,
-    )
     stamps: list[float] = []
 
     class Callback(TrainingCallback):
@@ -169,7 +177,7 @@ def _stock(model: Any, batches: Sequence[Sequence[Row]], config: BenchConfig) ->
 
     optimizer = mlx.optimizers.AdamW(learning_rate=LEARNING_RATE)
     quiet = contextlib.redirect_stdout(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, substitutes.as_in_mlx_lm(model), quiet:
+    with tempfile.TemporaryDirectory() as folder, stock_adapter(model, config.rank, 2.0, config.dora), quiet:
         args = TrainingArgs(
             batch_size=config.batch_size,
             iters=2 * len(batches),
@@ -178,10 +186,6 @@ def _stock(model: Any, batches: Sequence[Sequence[Row]], config: BenchConfig) ->
             adapter_file=str(Path(folder) / "adapters.safetensors"),
         )
         train(model, optimizer, None, None, args, iterate_batches=given, training_callback=Callback())
-    keep = {name for name, _ in before}
-    model.update_modules(tree_unflatten([(n, m) for n, m in before if n in keep]))
-    model.freeze()
-    model.eval()
     return stamps[2 * len(batches) - 1] - stamps[len(batches) - 1]
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": "talk",
     "eval": "measure",
     "bench": "measure",
+    "bench-dpo": "measure",
     "bench-clean": "measure",
     "bench-data": "measure",
     "doctor": "measure",

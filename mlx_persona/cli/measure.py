@@ -1,4 +1,4 @@
-"""``eval``, ``bench`` and ``doctor``."""
+"""``eval``, the benchmarks and ``doctor``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 from mlx_persona import ui
 from mlx_persona.cli.options import command
-from mlx_persona.config import BenchConfig, CardConfig, CleanBenchConfig, DataBenchConfig, DoctorConfig
+from mlx_persona.config import BenchConfig, CardConfig, CleanBenchConfig, DataBenchConfig, DoctorConfig, DpoBenchConfig
 
 
 def _eval(config: CardConfig, as_json: bool) -> None:
@@ -28,6 +28,16 @@ def _bench(config: BenchConfig, as_json: bool) -> None:
         ui.json_out(result.to_json())
         return
     ui.table_out("Training step, ours against stock mlx-lm", *result.table())
+
+
+def _bench_dpo(config: DpoBenchConfig, as_json: bool) -> None:
+    from mlx_persona.benchmarks.dpo import bench_dpo
+
+    result = bench_dpo(config)
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    ui.table_out(f"DPO on {result.pairs} pairs", *result.table())
 
 
 def _bench_clean(config: CleanBenchConfig, as_json: bool) -> None:
@@ -77,6 +87,9 @@ def _doctor(config: DoctorConfig, as_json: bool) -> None:
 commands: dict[str, click.Command] = {
     "eval": command("eval", CardConfig, _eval, "The report card: base, SFT, DPO and fused beside the real person."),
     "bench": command("bench", BenchConfig, _bench, "Measure our training step against stock mlx-lm's, here and now."),
+    "bench-dpo": command(
+        "bench-dpo", DpoBenchConfig, _bench_dpo, "Measure our DPO against mlx-lm-lora's (if installed), here and now."
+    ),
     "bench-clean": command(
         "bench-clean", CleanBenchConfig, _bench_clean, "Measure cleaning against a bare json.loads pass, here and now."
     ),

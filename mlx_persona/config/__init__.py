@@ -13,7 +13,14 @@ from mlx_persona.config.data import (
     PairsConfig,
     ReviewConfig,
 )
-from mlx_persona.config.measuring import BenchConfig, CleanBenchConfig, DataBenchConfig, DemoConfig, DoctorConfig
+from mlx_persona.config.measuring import (
+    BenchConfig,
+    CleanBenchConfig,
+    DataBenchConfig,
+    DemoConfig,
+    DoctorConfig,
+    DpoBenchConfig,
+)
 from mlx_persona.config.training import DpoConfig, SftConfig
 from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ShowConfig
 
@@ -31,6 +38,7 @@ __all__ = [
     "DataBenchConfig",
     "DemoConfig",
     "DoctorConfig",
+    "DpoBenchConfig",
     "DpoConfig",
     "FuseConfig",
     "GenerateConfig",

@@ -27,6 +27,25 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
+class DpoBenchConfig:
+    """Our DPO against mlx-lm-lora's, where that is installed, on the same pairs."""
+
+    model: str = option(DEFAULT_MODEL, MODEL_HELP)
+    pairs: str = option("data/pairs", "folder with train.jsonl, as pairs writes one")
+    n: int = option(64, "pairs, in whole micro-batches", minimum=1)
+    rank: int = option(64, "rank of the adapter", minimum=1)
+    dora: bool = option(False, "DoRA or plain LoRA", flag="--dora/--lora")
+    beta: float = option(0.1, "strength of the pull to the reference", above=0.0)
+    batch_size: int = option(4, "pairs per micro-batch", minimum=1)
+    max_seq_length: int = option(256, "tokens of prompt and reply", minimum=16)
+    rounds: int = option(3, "rounds, alternating; the median is reported", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class CleanBenchConfig:
     """Cleaning against a bare json.loads pass over the same file."""
 

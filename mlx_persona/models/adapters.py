@@ -170,7 +170,7 @@ def set_strength(model: nn.Module, strength: float) -> None:
 
 
 def set_row_keys(model: nn.Module, rows: mx.array) -> None:
-    """Give every adapter layer the batch's row keys for dropout: uint32 (B, 2), or (B, T, 2) where rows are packed."""
+    """Give every adapter layer the batch's row keys for dropout: uint32 (B, 2), or one per token (B, T, 2)."""
     for _, layer in adapter_layers(model):
         layer._rows = rows
 

@@ -67,16 +67,14 @@ def row_dropout(x: mx.array, p: float, rows: mx.array, salt: int) -> mx.array:
     Args:
         x: activations (B, T, D).
         p: the share that is dropped.
-        rows: one key per row, uint32 (B, 2); or, where rows are packed, one per token (B, T, 2).
+        rows: one key per row, uint32 (B, 2), or one per token where rows share a sequence (B, T, 2).
         salt: what tells layers apart.
     """
     batch, length, width = x.shape
-    if rows.ndim == 3:
-        high, low = rows[..., 0] ^ salt, rows[..., 1]
-    else:
-        high = mx.broadcast_to((rows[:, 0] ^ salt)[:, None], (batch, length))
-        low = rows[:, 1][:, None] + mx.arange(length, dtype=mx.uint32)[None]
-    keys = mx.stack([high, low], axis=-1)  # (B, T, 2)
+    if rows.ndim == 2:
+        low = rows[:, 1:] + mx.arange(length, dtype=mx.uint32)
+        rows = mx.stack([mx.broadcast_to(rows[:, :1], (batch, length)), low], axis=-1)
+    keys = mx.stack([rows[..., 0] ^ salt, rows[..., 1]], axis=-1)  # (B, T, 2)
     draw = mx.vmap(mx.vmap(lambda key: mx.random.bernoulli(1 - p, (width,), key=key)))
     return x * draw(keys).astype(x.dtype) * (1 / (1 - p))
 

@@ -27,6 +27,7 @@ from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import RowLogits, row_logits
 from mlx_persona.models.load import LoadedModel, load_model
+from mlx_persona.models.shared_prefix import can_share
 from mlx_persona.models.trained import find_trained
 from mlx_persona.runs import run_of
 from mlx_persona.stages.pairs import make_pairs
@@ -44,8 +45,8 @@ from mlx_persona.stages.training import (
     resumed_config,
     train_progress,
 )
-from mlx_persona.tokens.batches import Plan, collate, evenly, ordered_batches, row_keys
-from mlx_persona.tokens.dataset import PairRows, load_pairs, pair_rows
+from mlx_persona.tokens.batches import Plan, evenly, ordered_batches, row_keys
+from mlx_persona.tokens.pairs import PairRows, load_pairs, pair_rows, token_keys
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training import objectives
 from mlx_persona.training.checkpoint import checkpoint_path
@@ -53,19 +54,13 @@ from mlx_persona.training.loop import Loop, LoopResult
 from mlx_persona.training.objectives import Batch
 
 FRESH_RANK = 32
-# Two replies count as equally long when the shorter has at least this share of the longer's tokens.
-MATCHED = 0.75
 START = "start"
 Reference = NDArray[np.float32]
 
 
 def pair_batch(rows: PairRows, members: Sequence[int]) -> Batch:
-    """Chosen rows, then rejected rows, as one micro-batch (without the reference)."""
-    chosen, rejected = [rows.chosen[i] for i in members], [rows.rejected[i] for i in members]
-    batch = {name: mx.array(value) for name, value in collate([*chosen, *rejected]).items()}
-    lengths = [sorted((c.targets, r.targets)) for c, r in zip(chosen, rejected, strict=True)]
-    batch["matched"] = mx.array([float(short >= MATCHED * long) for short, long in lengths])
-    return batch
+    """These pairs as one micro-batch (without the reference), in the layout of the rows."""
+    return {name: mx.array(value) for name, value in rows.batch(members).items()}
 
 
 def reference_log_probs(model: nn.Module, logits: RowLogits, rows: PairRows, batch_size: int) -> Reference:
@@ -76,7 +71,7 @@ def reference_log_probs(model: nn.Module, logits: RowLogits, rows: PairRows, bat
     model.eval()
     out = np.zeros((len(rows.chosen), 2), np.float32)
     with ui.progress("reference", len(rows.chosen)) as bar:
-        for members in ordered_batches(rows.lengths, batch_size):
+        for members in ordered_batches(rows.order, batch_size):
             batch = pair_batch(rows, members)
             sums, _ = objectives.row_log_probs(logits, model, batch, 2 * len(members))
             out[list(members)] = np.asarray(sums, np.float32).reshape(2, -1).T
@@ -114,11 +109,11 @@ class DpoSource:
         self, train: PairRows, train_ref: Reference, held_out: PairRows, held_out_ref: Reference, config: DpoConfig
     ) -> None:
         self._rows, self._ref = train, train_ref
-        self.plan = Plan(train.lengths, config.batch_size, config.seed)
+        self.plan = Plan(train.order, config.batch_size, config.seed)
         self._seed, self._dropout = config.seed, config.dropout > 0
-        groups = ordered_batches(held_out.lengths, max(config.batch_size, 2))
+        groups = ordered_batches(held_out.order, max(config.batch_size, 2))
         self._eval = [self._with_reference(held_out, held_out_ref, group) for group in groups]
-        self.eval_tokens = sum(int(b["tokens"].size) for b in self._eval)
+        self.eval_tokens = 2 * sum(held_out.lengths)
 
     @staticmethod
     def _with_reference(rows: PairRows, reference: Reference, members: Sequence[int]) -> Batch:
@@ -132,7 +127,8 @@ class DpoSource:
         batch = self._with_reference(self._rows, self._ref, members)
         if self._dropout:
             # Both sides of a pair get the same key, so that they differ in nothing but the reply.
-            batch["rows"] = mx.array(np.tile(row_keys(self._seed, epoch, update, members), (2, 1)))
+            keys = row_keys(self._seed, epoch, update, members)
+            batch["rows"] = mx.array(token_keys(keys, batch) if self._rows.shared else np.tile(keys, (2, 1)))
         return batch
 
     def tokens(self, number: int) -> int:
@@ -165,8 +161,11 @@ def dpo(config: DpoConfig) -> TrainResult:
     loaded = load_model(config.model)
     system = config.system or (start_spec.system if start_spec else "")
     renderer = Renderer(loaded.tokenizer, system=system)
-    train, held_out = _rows(folder, renderer, config)
     logits = row_logits(loaded.model)
+    shared = can_share(loaded.model, logits)
+    if not shared:
+        ui.info("this model reads each prompt twice, once for either reply: its attention takes no shared prompts")
+    train, held_out = (replace(rows, shared=shared) for rows in _rows(folder, renderer, config))
     spec = _attach(loaded, config, start, system)
     announce(spec, loaded.model, config.learning_rate)
     references = [_reference(loaded, logits, rows, start, config) for rows in (train, held_out)]
@@ -268,6 +267,7 @@ def _reference(
         "adapter": adapter_hash(start) if start else None,
         "versions": backend.versions(),
         "batch_size": config.batch_size,
+        "shared": rows.shared,
     }
     return cached_reference(loaded.model, logits, rows, config.batch_size, Path(config.pairs), depends)
 

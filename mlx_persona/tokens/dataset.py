@@ -1,17 +1,15 @@
-"""Conversations and pairs of a file -> rows of token ids and masks, with an account of what was cut."""
+"""Conversations of a file -> rows of token ids and masks, with an account of what was cut."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from mlx_persona.errors import PersonaError
-from mlx_persona.schema import Conversation, Message, Pair, read_conversations, read_pairs
+from mlx_persona.schema import Conversation, Message, read_conversations
 from mlx_persona.tokens.batches import Row, make_row
 from mlx_persona.tokens.render import Rendered, Renderer
 from mlx_persona.tokens.store import RowSequence, Stored
@@ -175,68 +173,3 @@ def system_of(conversation: Conversation) -> str:
     """The system message that a conversation begins with, or an empty one."""
     first = conversation.messages[0]
     return first.content if first.role == "system" else ""
-
-
-@dataclass(frozen=True)
-class PairRows:
-    """Chosen and rejected rows of the same pairs, in the same order; ``dropped`` did not fit."""
-
-    chosen: tuple[Row, ...]
-    rejected: tuple[Row, ...]
-    dropped: int
-
-    @property
-    def lengths(self) -> tuple[int, ...]:
-        """Tokens of the longer side of each pair."""
-        return tuple(max(len(c.ids), len(r.ids)) for c, r in zip(self.chosen, self.rejected, strict=True))
-
-
-def pair_rows(pairs: Iterable[Pair], renderer: Renderer, max_tokens: int) -> PairRows:
-    """Rows for DPO: both sides have the same prompt, cut for the longer one, and only the reply counts.
-
-    A rejected reply that its token limit cut off (``meta["cut"]``) has no end to learn from: its ending
-    token does not count, or "long, and then the end" would be what is rejected.
-    """
-    chosen, rejected, dropped = [], [], 0
-    for pair in pairs:
-        prompt = tuple(replace(m, train=False) for m in pair.messages)
-        sides = [
-            renderer.render((*prompt, Message("assistant", text)), max_tokens) for text in (pair.chosen, pair.rejected)
-        ]
-        rows = _one_prompt([make_row(s.ids, s.mask) for s in sides if s is not None and any(s.mask)])
-        if len(rows) == 2 and pair.meta.get("cut"):
-            rows[1] = _without_end(rows[1])
-        if len(rows) == 2 and all(r.targets for r in rows):
-            chosen.append(rows[0])
-            rejected.append(rows[1])
-        else:
-            dropped += 1
-    return PairRows(tuple(chosen), tuple(rejected), dropped)
-
-
-def _without_end(row: Row) -> Row:
-    """The row up to its last target, which is the ending token and no target any more."""
-    end = int(np.flatnonzero(row.mask)[-1])
-    return Row(row.ids[:end], row.mask[:end])
-
-
-def _one_prompt(rows: list[Row]) -> list[Row]:
-    """The rows, each behind the shortest of their prompts: a longer reply may have left less room for its own."""
-    starts = [int(np.argmax(r.mask)) for r in rows]
-    if len(set(starts)) < 2:
-        return rows
-    least = int(np.argmin(starts))
-    prompt = rows[least].ids[: starts[least]]
-    return [
-        Row(np.concatenate([prompt, r.ids[at:]]), np.concatenate([np.zeros(len(prompt), np.bool_), r.mask[at:]]))
-        for r, at in zip(rows, starts, strict=True)
-    ]
-
-
-def load_pairs(folder: Path, name: str) -> list[Pair]:
-    """``<folder>/<name>.jsonl``; raises PersonaError when it is missing or empty."""
-    path = folder / f"{name}.jsonl"
-    pairs = read_pairs(path)
-    if not pairs:
-        raise PersonaError(f"{path} holds no pair", "make some with: mlx-persona pairs")
-    return pairs

@@ -13,6 +13,7 @@ import mlx.nn as nn
 
 from mlx_persona.models.heads import RowLogits
 from mlx_persona.models.masks import with_blocks
+from mlx_persona.models.shared_prefix import prefix_cache
 
 Batch = dict[str, mx.array]
 Knobs = dict[str, mx.array]
@@ -22,7 +23,7 @@ Objective = Callable[[nn.Module, Batch, Knobs], tuple[mx.array, mx.array, Metric
 
 def token_log_probs(rows: RowLogits, model: nn.Module, batch: Batch) -> mx.array:
     """log p(target) in fp32 at each gathered position: (P,). ``blocks`` (B, T) tell packed rows apart."""
-    cache = with_blocks(model, batch["blocks"]) if "blocks" in batch else None
+    cache = with_blocks(model, batch["blocks"]) if "blocks" in batch else prefix_cache(model, batch)
     return rows.log_probs(model, batch["tokens"], batch["positions"], batch["targets"], cache)
 
 
@@ -38,7 +39,7 @@ def sft(rows: RowLogits) -> Objective:
 
 
 def row_log_probs(rows: RowLogits, model: nn.Module, batch: Batch, count: int) -> tuple[mx.array, mx.array]:
-    """Summed log-probability of each row's supervised tokens, and their number: (B,), (B,)."""
+    """Summed log-probability of each segment's supervised tokens, and their number: (count,), (count,)."""
     log_probs = token_log_probs(rows, model, batch) * batch["weights"]
     member = (batch["segments"][None] == mx.arange(count)[:, None]) * batch["weights"][None]  # (B, P)
     return member @ log_probs, member.sum(axis=1)
@@ -65,18 +66,17 @@ def dpo_losses(
 
 
 def dpo(rows: RowLogits, smoothing: float, nll_weight: float) -> Objective:
-    """DPO over pairs: rows 0..N-1 of a batch are chosen, N..2N-1 rejected; weight = pairs.
+    """DPO over pairs: segments 0..N-1 of a batch are chosen, N..2N-1 rejected; weight = pairs.
 
-    The batch carries ``reference`` (2N,), the reference's log-probabilities, and ``matched`` (N,),
-    1 where both sides are about equally long: accuracy there cannot come from length alone.
-    ``knobs["beta"]`` is beta. ``nll_weight`` adds the chosen reply's mean token loss (as in RPO,
-    Pang et al., 2024).
+    Either layout of tokens/pairs.py goes. The batch carries ``reference`` (2N,), the reference's
+    log-probabilities, and ``matched`` (N,), 1 where both sides are about equally long: accuracy there
+    cannot come from length alone. ``knobs["beta"]`` is beta. ``nll_weight`` adds the chosen reply's mean
+    token loss (as in RPO, Pang et al., 2024).
     """
 
     def objective(model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[mx.array, mx.array, Metrics]:
-        count = batch["tokens"].shape[0]
-        half = count // 2
-        sums, lengths = row_log_probs(rows, model, batch, count)
+        half = batch["matched"].shape[0]
+        sums, lengths = row_log_probs(rows, model, batch, 2 * half)
         reference = batch["reference"]
         losses, good, bad = dpo_losses(
             sums[:half], sums[half:], reference[:half], reference[half:], knobs["beta"], smoothing

@@ -240,3 +240,33 @@ def test_a_run_carries_its_start_with_it(sft_run: Path, pairs: Path, tmp_path: P
     result = dpo(dpo_config(sft_run, pairs, tmp_path / "run", updates=1))
     for name in (adapters.WEIGHTS, adapters.CONFIG):
         assert (result.run / "start" / name).read_bytes() == (sft_run / "adapter" / name).read_bytes()
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_reading_each_prompt_once_changes_no_figure(
+    sft_run: Path, pairs: Path, tmp_path: Path, dropout: float, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """The run is the one that a model without shared prompts has, dropout included: only rounding differs."""
+    options: dict[str, Any] = {"dropout": dropout, "label_smoothing": 0.1, "nll_weight": 0.2, "batch_size": 12}
+    shared = dpo(dpo_config(sft_run, pairs, tmp_path / "shared", **options))
+    assert "reads each prompt twice" not in capsys.readouterr().err
+    monkeypatch.setattr(stage, "can_share", lambda *_: False)
+    plain = dpo(dpo_config(sft_run, pairs, tmp_path / "plain", **options))
+    assert "reads each prompt twice" in capsys.readouterr().err
+    for ours, theirs in zip(events(shared.run), events(plain.run), strict=True):
+        assert ours.keys() == theirs.keys()
+        assert ours.get("padded_tokens", 0) <= theirs.get("padded_tokens", 0)
+        # Which of two equal rewards is larger, before the first update, rounding decides.
+        for name, value in ((k, v) for k, v in theirs.items() if not k.startswith(("accuracy", "padded"))):
+            assert ours[name] == (pytest.approx(value, rel=2e-3, abs=2e-4) if isinstance(value, float) else value), name
+
+
+def test_each_layout_has_a_reference_of_its_own(
+    sft_run: Path, tmp_path: Path, computed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reference comes from the very forward pass that trains, or the first loss would not be ln 2."""
+    mine = write_pairs(tmp_path / "pairs")
+    dpo(dpo_config(sft_run, mine, tmp_path / "shared", updates=1))
+    monkeypatch.setattr(stage, "can_share", lambda *_: False)
+    dpo(dpo_config(sft_run, mine, tmp_path / "plain", updates=1))
+    assert computed == [12, 5, 12, 5]

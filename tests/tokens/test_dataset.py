@@ -1,4 +1,4 @@
-"""Conversations and pairs as rows, with a real tokenizer."""
+"""Conversations as rows, with a real tokenizer."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.models.load import load_tokenizer
-from mlx_persona.schema import Conversation, Message, Pair, write_jsonl
+from mlx_persona.schema import Conversation, Message, write_jsonl
 from mlx_persona.tokens import dataset
 from mlx_persona.tokens.dataset import (
     common_system,
     conversation_rows,
-    load_pairs,
     load_split,
-    pair_rows,
     windows,
 )
 from mlx_persona.tokens.render import Rendered, Renderer
@@ -132,75 +130,6 @@ def test_without_masking_every_token_is_a_target(smollm2_path: Path) -> None:
     assert conversation_rows([], renderer, MAX).describe() == "0 conversations, 0 rows, 0 tokens, 0 trained on"
 
 
-# --- pairs -------------------------------------------------------------------------------------
-
-
-def pair(*turns: str, chosen: str, rejected: str) -> Pair:
-    return Pair(says(*turns), chosen, rejected)
-
-
-def split_at_reply(row: object) -> tuple[list[int], list[int]]:
-    start = int(np.argmax(row.mask))  # type: ignore[attr-defined]
-    return row.ids[:start].tolist(), row.ids[start:].tolist()  # type: ignore[attr-defined]
-
-
-def test_only_the_reply_counts_and_both_sides_have_the_prompt_in_common(renderer: Renderer) -> None:
-    turns = ("u:hello", "a:an old reply", "u:how are you?")
-    rows = pair_rows([pair(*turns, chosen="fine, you?", rejected="I am an assistant.")], renderer, 500)
-    (prompt, good), (same, bad) = (split_at_reply(r[0]) for r in (rows.chosen, rows.rejected))
-    assert prompt == same == renderer.prompt(says(*turns))
-    decode = renderer._encoder.decode
-    assert decode(good, skip_special_tokens=True).strip() == "fine, you?"
-    assert decode(bad, skip_special_tokens=True).strip() == "I am an assistant."
-    assert rows.dropped == 0
-    assert rows.lengths == (max(len(prompt) + len(good), len(prompt) + len(bad)),)
-
-
-@given(
-    turns=st.integers(1, 6),
-    prompt_words=st.integers(1, 40),
-    chosen=st.integers(1, 60),
-    rejected=st.integers(1, 60),
-)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_prompt_that_is_cut_is_cut_alike_on_both_sides(
-    turns: int, prompt_words: int, chosen: int, rejected: int, renderer: Renderer
-) -> None:
-    said = [t for i in range(turns) for t in (f"u:ask {i}" + " what" * prompt_words, f"a:told {i}")][:-1]
-    texts = "yes" + " good" * chosen, "no" + " bad" * rejected
-    rows = pair_rows([pair(*said, chosen=texts[0], rejected=texts[1])], renderer, MAX)
-    assert rows.dropped + len(rows.chosen) == 1
-    for good, bad in zip(rows.chosen, rows.rejected, strict=True):
-        (prompt, good_reply), (same, bad_reply) = split_at_reply(good), split_at_reply(bad)
-        assert prompt == same
-        assert max(rows.lengths) <= MAX
-        decode = renderer._encoder.decode
-        assert [decode(r, skip_special_tokens=True).strip() for r in (good_reply, bad_reply)] == list(texts)
-
-
-def test_a_rejected_reply_that_was_cut_does_not_teach_an_ending(renderer: Renderer) -> None:
-    """Its row ends with its last word; the chosen reply's, and that of one that ended, with the ending token."""
-    whole = pair("u:hi", chosen="hey you", rejected="word word")
-    cut = Pair(whole.messages, whole.chosen, whole.rejected, {"cut": True})
-    rows = pair_rows([whole, cut], renderer, MAX)
-    end = renderer._encoder.token_to_id("<|im_end|>")
-    targets = [[r.ids[r.mask].tolist() for r in side] for side in (rows.chosen, rows.rejected)]
-    assert targets[0][0] == targets[0][1]
-    assert targets[0][0][-1] == targets[1][0][-1] == end
-    assert targets[1][1] == targets[1][0][:-1]
-    assert rows.rejected[1].ids[-1] == targets[1][1][-1]
-
-
-def test_a_pair_with_a_side_that_does_not_fit_is_dropped_whole(renderer: Renderer) -> None:
-    pairs = [
-        pair("u:hi", chosen="word " * 100, rejected="hello"),
-        pair("u:hi", chosen="hey", rejected="hello"),
-        pair("u:hi", chosen="hey", rejected="word " * 100),
-    ]
-    rows = pair_rows(pairs, renderer, MAX)
-    assert (len(rows.chosen), len(rows.rejected), rows.dropped) == (1, 1, 2)
-
-
 # --- files -------------------------------------------------------------------------------------
 
 
@@ -222,11 +151,3 @@ def test_missing_and_empty_files_are_errors_that_say_what_to_do(tmp_path: Path) 
     with pytest.raises(PersonaError, match=r"test\.jsonl holds no reply to train on") as caught:
         load_split(tmp_path, "test")
     assert caught.value.hint == dataset.FEW_HINT
-    with pytest.raises(PersonaError, match="no such file"):
-        load_pairs(tmp_path, "valid")
-    (tmp_path / "valid.jsonl").write_text("")
-    with pytest.raises(PersonaError, match="holds no pair"):
-        load_pairs(tmp_path, "valid")
-    one = pair("u:hi", chosen="hey", rejected="hello")
-    write_jsonl(tmp_path / "valid.jsonl", [one])
-    assert load_pairs(tmp_path, "valid") == [one]
