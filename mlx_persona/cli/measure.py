@@ -1,4 +1,4 @@
-"""``eval``, ``bench`` and ``doctor``."""
+"""``eval``, ``bench``, ``bench-generate``, ``bench-clean`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 from mlx_persona import ui
 from mlx_persona.cli.options import command
-from mlx_persona.config import BenchConfig, CardConfig, CleanBenchConfig, DoctorConfig
+from mlx_persona.config import BenchConfig, CardConfig, CleanBenchConfig, DoctorConfig, GenerateBenchConfig
 
 
 def _eval(config: CardConfig, as_json: bool) -> None:
@@ -28,6 +28,16 @@ def _bench(config: BenchConfig, as_json: bool) -> None:
         ui.json_out(result.to_json())
         return
     ui.table_out("Training step, ours against stock mlx-lm", *result.table())
+
+
+def _bench_generate(config: GenerateBenchConfig, as_json: bool) -> None:
+    from mlx_persona.benchmarks.generation import bench_generate
+
+    result = bench_generate(config)
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    ui.table_out(f"Writing {result.prompts} replies, ours against stock mlx-lm", *result.table())
 
 
 def _bench_clean(config: CleanBenchConfig, as_json: bool) -> None:
@@ -65,6 +75,12 @@ def _doctor(config: DoctorConfig, as_json: bool) -> None:
 commands: dict[str, click.Command] = {
     "eval": command("eval", CardConfig, _eval, "The report card: base, SFT, DPO and fused beside the real person."),
     "bench": command("bench", BenchConfig, _bench, "Measure our training step against stock mlx-lm's, here and now."),
+    "bench-generate": command(
+        "bench-generate",
+        GenerateBenchConfig,
+        _bench_generate,
+        "Measure writing many replies against stock mlx-lm, one by one and in batches, here and now.",
+    ),
     "bench-clean": command(
         "bench-clean", CleanBenchConfig, _bench_clean, "Measure cleaning against a bare json.loads pass, here and now."
     ),

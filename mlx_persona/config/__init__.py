@@ -13,7 +13,13 @@ from mlx_persona.config.data import (
     PairsConfig,
     ReviewConfig,
 )
-from mlx_persona.config.measuring import BenchConfig, CleanBenchConfig, DemoConfig, DoctorConfig
+from mlx_persona.config.measuring import (
+    BenchConfig,
+    CleanBenchConfig,
+    DemoConfig,
+    DoctorConfig,
+    GenerateBenchConfig,
+)
 from mlx_persona.config.training import DpoConfig, SftConfig
 from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ShowConfig
 
@@ -32,6 +38,7 @@ __all__ = [
     "DoctorConfig",
     "DpoConfig",
     "FuseConfig",
+    "GenerateBenchConfig",
     "GenerateConfig",
     "PairsConfig",
     "ReviewConfig",
