@@ -79,15 +79,19 @@ def test_the_largest_are_those_of_a_whole_sort() -> None:
 
 
 def test_tokens_are_those_of_plain_sampling_in_float64() -> None:
-    """Sorted, cut where the likelier ones have the mass, tempered, inverted: NumPy, over a real vocabulary's size."""
-    logits = mx.array(np.random.default_rng(0).normal(0, 4, (64, 49152)))
-    uniform = draws(0, list(range(64)), [0] * 64)
-    expected = []
-    for row, u in zip(np.array(logits).astype(np.float64), np.array(uniform).astype(np.float64), strict=True):
+    """Sorted, cut where the likelier ones have the mass, tempered, inverted: NumPy, over a real vocabulary's size.
+
+    A nucleus of hundreds may end a token earlier or later by rounding: the share drawn at is right to 2e-4.
+    """
+    logits = np.random.default_rng(0).normal(0, 4, (64, 49152)).astype(np.float32)
+    uniform = np.array(draws(0, list(range(64)), [0] * 64))
+    found = sample(mx.array(logits), mx.array(uniform), 0.8, 0.9).tolist()
+    assert len(set(found)) > 50
+    for row, u, token in zip(logits.astype(np.float64), uniform, found, strict=True):
         order = np.argsort(-row)
         probs = np.exp(row[order] - row.max())
         above = np.concatenate([[0], np.cumsum(probs)[:-1]])
         weights = np.where(above < 0.9 * probs.sum(), probs ** (1 / 0.8), 0)
-        expected.append(int(order[np.searchsorted(np.cumsum(weights), u * weights.sum(), side="right")]))
-    assert sample(logits, uniform, 0.8, 0.9).tolist() == expected
-    assert len(set(expected)) > 50
+        share = np.concatenate([[0], np.cumsum(weights) / weights.sum()])
+        place = int(np.flatnonzero(order == token)[0])
+        assert share[place] - 2e-4 <= u <= share[place + 1] + 2e-4
