@@ -97,9 +97,13 @@ class _Places:
             room[rows, :, at] = new[:, :, 0]
         return rooms[0][:count, :, :end], rooms[1][:count, :, :end]
 
-    def make_mask(self, length: int, **_: Any) -> mx.array:
-        """What each row has written: (B, 1, 1, S)."""
-        return self._owner.mask
+    def make_mask(self, length: int, window_size: int | None = None, **_: Any) -> mx.array:
+        """What each row has written, or the last ``window_size`` tokens of it: (B, 1, 1, S)."""
+        positions, at = mx.arange(self._owner.longest), self._owner.offsets[:, None]
+        mask = positions <= at
+        if window_size is not None:
+            mask = mask & (positions > at - window_size)
+        return mask[:, None, None]
 
     def fill(self, places: mx.array, layer: KVCache) -> None:
         """Copy prompts that were read together into places."""
@@ -142,6 +146,7 @@ def _pass(model: nn.Module, tokens: mx.array, cache: list[Any]) -> None:
     for start in range(0, tokens.shape[1], chunk):
         model(tokens[:, start : start + chunk], cache=cache)
         mx.eval([layer.state for layer in cache])
+    mx.clear_cache()  # activations of many tokens, of a size that does not come again
 
 
 class Batch:
@@ -154,7 +159,7 @@ class Batch:
         self._layers = [_Places(self) for _ in prefix.cache]
         self._latest = mx.zeros((0,), dtype=mx.uint32)  # (B,), what each row reads next
         self._fresh: set[int] = set()  # places whose next token to read is the prompt's last
-        self.offsets, self.mask, self.longest = self._latest, self._latest, 0
+        self.offsets, self.longest = self._latest, 0
 
     def free(self, size: int) -> int:
         """How many of ``size`` places a new row can have."""
@@ -196,7 +201,6 @@ class Batch:
         # What a row that is done writes does not matter.
         at = [row.read if goes else 0 for row, goes in zip(self.rows, going, strict=True)]
         self.offsets, self.longest = mx.array(at), max(at) + 1
-        self.mask = (mx.arange(self.longest) <= self.offsets[:, None])[:, None, None]
         logits = self._model(inputs[:, None], cache=self._layers)[:, -1]  # (B, V)
         latest = draw(logits, self.rows, self._sampling)
         for row, goes in zip(self.rows, going, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
@@ -12,6 +13,7 @@ import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
 import mlx.core as mx
 import pytest
 from mlx_lm.generate import stream_generate
+from mlx_lm.models.base import create_causal_mask
 from mlx_lm.models.cache import RotatingKVCache
 
 from mlx_persona.generation import batch, engine
@@ -155,6 +157,17 @@ def test_layers_with_a_sliding_window_are_written_together_too(
     monkeypatch.setattr(batch.JoinedBatch, "step", counting)
     assert written(short_ends, prompts, HOT, 6) == expected
     assert max(used) == 6
+
+
+def test_a_window_over_plain_keys_is_that_of_mlx_lm() -> None:
+    """Rows of 3 and 8 tokens, of which the last 4 are seen."""
+    owner = SimpleNamespace(offsets=mx.array([2, 7]), longest=8)
+    places = batch._Places(owner)  # type: ignore[arg-type]
+    for window in (None, 4, 100):
+        mask = places.make_mask(1, return_array=False, window_size=window)
+        for row, last in enumerate((2, 7)):
+            expected = create_causal_mask(1, last, window_size=window)[0].tolist()
+            assert mask[row, 0, 0].tolist() == expected + [False] * (7 - last)
 
 
 @pytest.mark.slow
