@@ -25,6 +25,7 @@ COMMANDS = {
     "generate": "talk",
     "eval": "measure",
     "bench": "measure",
+    "bench-generate": "measure",
     "bench-clean": "measure",
     "doctor": "measure",
     "demo": "show",

@@ -25,6 +25,7 @@ CONFIGS = {
     "generate": (config.GenerateConfig, "mlx-persona chat and mlx-persona generate"),
     "eval": (config.CardConfig, "mlx-persona eval"),
     "bench": (config.BenchConfig, "mlx-persona bench"),
+    "bench-generate": (config.GenerateBenchConfig, "mlx-persona bench-generate"),
     "bench-clean": (config.CleanBenchConfig, "mlx-persona bench-clean"),
 }
 WIDTH = 100
