@@ -26,6 +26,7 @@ COMMANDS = {
     "eval": "measure",
     "bench": "measure",
     "bench-dpo": "measure",
+    "bench-generate": "measure",
     "bench-clean": "measure",
     "bench-data": "measure",
     "doctor": "measure",

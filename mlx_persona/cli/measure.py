@@ -6,7 +6,15 @@ import click
 
 from mlx_persona import ui
 from mlx_persona.cli.options import command
-from mlx_persona.config import BenchConfig, CardConfig, CleanBenchConfig, DataBenchConfig, DoctorConfig, DpoBenchConfig
+from mlx_persona.config import (
+    BenchConfig,
+    CardConfig,
+    CleanBenchConfig,
+    DataBenchConfig,
+    DoctorConfig,
+    DpoBenchConfig,
+    GenerateBenchConfig,
+)
 
 
 def _eval(config: CardConfig, as_json: bool) -> None:
@@ -38,6 +46,16 @@ def _bench_dpo(config: DpoBenchConfig, as_json: bool) -> None:
         ui.json_out(result.to_json())
         return
     ui.table_out(f"DPO on {result.pairs} pairs", *result.table())
+
+
+def _bench_generate(config: GenerateBenchConfig, as_json: bool) -> None:
+    from mlx_persona.benchmarks.generation import bench_generate
+
+    result = bench_generate(config)
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    ui.table_out(f"Writing {result.prompts} replies, ours against stock mlx-lm", *result.table())
 
 
 def _bench_clean(config: CleanBenchConfig, as_json: bool) -> None:
@@ -89,6 +107,12 @@ commands: dict[str, click.Command] = {
     "bench": command("bench", BenchConfig, _bench, "Measure our training step against stock mlx-lm's, here and now."),
     "bench-dpo": command(
         "bench-dpo", DpoBenchConfig, _bench_dpo, "Measure our DPO against mlx-lm-lora's (if installed), here and now."
+    ),
+    "bench-generate": command(
+        "bench-generate",
+        GenerateBenchConfig,
+        _bench_generate,
+        "Measure writing many replies against stock mlx-lm, one by one and in batches, here and now.",
     ),
     "bench-clean": command(
         "bench-clean", CleanBenchConfig, _bench_clean, "Measure cleaning against a bare json.loads pass, here and now."

@@ -26,6 +26,7 @@ CONFIGS = {
     "eval": (config.CardConfig, "mlx-persona eval"),
     "bench": (config.BenchConfig, "mlx-persona bench"),
     "bench-dpo": (config.DpoBenchConfig, "mlx-persona bench-dpo"),
+    "bench-generate": (config.GenerateBenchConfig, "mlx-persona bench-generate"),
     "bench-clean": (config.CleanBenchConfig, "mlx-persona bench-clean"),
 }
 WIDTH = 100

@@ -20,6 +20,7 @@ from mlx_persona.config.measuring import (
     DemoConfig,
     DoctorConfig,
     DpoBenchConfig,
+    GenerateBenchConfig,
 )
 from mlx_persona.config.training import DpoConfig, SftConfig
 from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ShowConfig
@@ -41,6 +42,7 @@ __all__ = [
     "DpoBenchConfig",
     "DpoConfig",
     "FuseConfig",
+    "GenerateBenchConfig",
     "GenerateConfig",
     "PairsConfig",
     "ReviewConfig",

@@ -46,6 +46,27 @@ class DpoBenchConfig:
 
 
 @dataclass(frozen=True)
+class GenerateBenchConfig:
+    """Writing many replies, against stock mlx-lm one by one and in plain batches, on the same prompts."""
+
+    model: str = option(DEFAULT_MODEL, MODEL_HELP)
+    data: str = option("data/clean", "folder with train.jsonl")
+    n: int = option(256, "prompts: real turns, chosen as for pairs", minimum=1)
+    one_by_one: int = option(24, "how many of them stock writes one by one, spread evenly", minimum=1)
+    max_tokens: int = option(96, "longest reply, in tokens", minimum=1)
+    max_seq_length: int = option(256, "tokens of prompt and reply; longer prompts lose their oldest turns", minimum=16)
+    temperature: float = option(0.8, "sampling temperature (0: greedy)", minimum=0.0)
+    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
+    batch_size: int = option(32, "replies that ours writes at once", minimum=1)
+    stock_batch_size: int = option(16, "prompts per call of stock's batch_generate", minimum=1)
+    rounds: int = option(1, "rounds, alternating; the median is reported", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class CleanBenchConfig:
     """Cleaning against a bare json.loads pass over the same file."""
 

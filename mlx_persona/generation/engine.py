@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mlx_persona.backend import memory_bytes
@@ -18,11 +17,14 @@ from mlx_persona.backend import memory_bytes
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
+from mlx.utils import tree_flatten
 from mlx_lm.generate import generate_step
-from mlx_lm.models.cache import KVCache, can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
+from mlx_lm.models.cache import can_trim_prompt_cache, make_prompt_cache, trim_prompt_cache
 from mlx_lm.utils import maybe_set_recommended_wired_limit
 
+from mlx_persona.generation.batch import Batch, JoinedBatch, Prefix, Row, is_plain, same
+from mlx_persona.generation.sampling import Sampling as Sampling  # part of this module's interface
+from mlx_persona.generation.sampling import draws, sample
 from mlx_persona.models.load import LoadedModel
 
 
@@ -34,184 +36,16 @@ class Reply(NamedTuple):
 
 
 OnReply = Callable[[int, Reply], None]
+OnTokens = Callable[[int, Sequence[int]], None]
 
-# The nucleus is looked for among this many most likely tokens: sorting the whole vocabulary takes as long as the model.
-CANDIDATES = 1024
 # Rows whose prompts are read together: enough to fill the machine, and of like length once sorted.
 _GROUP = 16
-# Tokens per pass over prompts, which bounds the memory for activations.
-_CHUNK_TOKENS = 2048
-# Finished rows stay in the batch until they are this share of it: to take rows out copies all keys and values.
-_IDLE_SHARE = 0.25
+# A free place waits until there is so much to read at once, in tokens, ...
+_READ_TOKENS = 512
+# ... or until this share of the places is free.
+_FREE_SHARE = 0.25
 # Keys and values may take this share of the machine's memory; the batch shrinks to fit.
 _MEMORY_SHARE = 0.25
-_ODD = 0x9E3779B1
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a reply is drawn: at most ``max_tokens``, temperature 0 is greedy, ``top_p`` is the nucleus's mass."""
-
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-
-
-def draws(seed: int, rows: Sequence[int], steps: Sequence[int]) -> mx.array:
-    """One number in [0, 1) per (seed, row, step), from nothing else: (B,)."""
-    keys = [[(seed * _ODD ^ row) & 0xFFFFFFFF, step] for row, step in zip(rows, steps, strict=True)]
-    return mx.vmap(lambda key: mx.random.uniform(key=key))(mx.array(keys, dtype=mx.uint32))
-
-
-def sample(logits: mx.array, uniform: mx.array, temperature: float, top_p: float) -> mx.array:
-    """Draw one token per row by inverting the cumulative distribution at ``uniform``.
-
-    The nucleus is cut from the model's own probabilities and the temperature is applied within it, as
-    in mlx-lm. It is exact when it has at most ``CANDIDATES`` tokens; a larger one is cut there.
-
-    Args:
-        logits: (B, V).
-        uniform: one number in [0, 1) per row: (B,).
-        temperature: 0 is greedy.
-        top_p: mass of the nucleus; 1 keeps every token.
-
-    Returns:
-        Token ids (B,), uint32.
-    """
-    if temperature == 0:
-        return mx.argmax(logits, axis=-1)
-    logits = logits.astype(mx.float32)
-    if top_p >= 1:
-        top = logits.max(axis=-1, keepdims=True)
-        return _invert(mx.exp((logits - top) * (1 / temperature)), uniform)
-    size = logits.shape[-1]
-    kept = min(CANDIDATES, size)
-    ids = mx.argpartition(logits, size - kept, axis=-1)[:, size - kept :]  # (B, K)
-    values = mx.take_along_axis(logits, ids, axis=-1)
-    order = mx.argsort(-values, axis=-1)
-    values, ids = (mx.take_along_axis(x, order, axis=-1) for x in (values, ids))
-    probs = mx.exp(values - mx.logsumexp(logits, axis=-1, keepdims=True))
-    above = mx.cumsum(probs, axis=-1, inclusive=False)  # mass of the likelier tokens
-    weights = mx.where(above < top_p, mx.exp((values - values[:, :1]) * (1 / temperature)), 0.0)
-    chosen = _invert(weights, uniform)
-    return mx.take_along_axis(ids, chosen[:, None], axis=-1)[:, 0]
-
-
-def _invert(weights: mx.array, uniform: mx.array) -> mx.array:
-    """Index of the entry that holds the share ``uniform`` of each row's summed weights: (B, N) -> (B,)."""
-    summed = mx.cumsum(weights, axis=-1)
-    total = summed[:, -1:]
-    # The product may round up to the total: then it is the last entry with any weight.
-    below = (summed <= uniform[:, None] * total) & (summed < total)
-    return below.sum(axis=-1).astype(mx.uint32)
-
-
-@dataclass
-class _Row:
-    """A reply being written; ``drawn`` counts its tokens, the one not yet read included."""
-
-    index: int
-    identity: int
-    tokens: list[int] = field(default_factory=list)
-    drawn: int = 0
-    done: bool = False
-
-
-class _Batch:
-    """Rows that are written together, with mlx-lm's batched caches."""
-
-    def __init__(self, model: nn.Module, sampling: Sampling) -> None:
-        self.rows: list[_Row] = []
-        self._model, self._sampling = model, sampling
-        self._cache: list[Any] = []
-        self._latest = mx.zeros((0,), dtype=mx.uint32)  # (B,), drawn and not yet read
-
-    def add(self, rows: list[_Row], prompts: Sequence[Sequence[int]], prefix: _Prefix) -> None:
-        """Read the prompts of new rows, draw their first tokens, and let them join."""
-        cache = prefix.caches(self._model, len(rows))
-        bodies = [list(p[prefix.length : -1]) for p in prompts]
-        width = max(len(b) for b in bodies)
-        if width:
-            padding = [width - len(b) for b in bodies]
-            for layer in cache:
-                layer.prepare(lengths=[len(b) for b in bodies], right_padding=padding)
-            tokens = mx.array([b + [0] * gap for b, gap in zip(bodies, padding, strict=True)])  # (B, T)
-            chunk = max(1, _CHUNK_TOKENS // len(rows))
-            for start in range(0, width, chunk):
-                self._model(tokens[:, start : start + chunk], cache=cache)
-                mx.eval([layer.state for layer in cache])
-            for layer in cache:
-                layer.finalize()
-        latest = self._draw(rows, mx.array([p[-1] for p in prompts]), cache)
-        if self._cache:
-            for mine, other in zip(self._cache, cache, strict=True):
-                mine.extend(other)
-        else:
-            self._cache = cache
-        self.rows += rows
-        self._latest = mx.concatenate([self._latest, latest])
-        mx.eval(self._latest, [layer.state for layer in self._cache])
-        mx.clear_cache()
-
-    def _draw(self, rows: Sequence[_Row], inputs: mx.array, cache: list[Any]) -> mx.array:
-        """Put one token per row through the model and draw the next: (B,) -> (B,)."""
-        logits = self._model(inputs[:, None], cache=cache)[:, -1]  # (B, V)
-        uniform = draws(self._sampling.seed, [r.identity for r in rows], [r.drawn for r in rows])
-        for row in rows:
-            row.drawn += 1
-        return sample(logits, uniform, self._sampling.temperature, self._sampling.top_p)
-
-    def step(self) -> list[int]:
-        """The tokens drawn last, one per row; the next ones are computed meanwhile."""
-        latest = self._latest
-        if any(not row.done and row.drawn < self._sampling.max_tokens for row in self.rows):
-            self._latest = self._draw(self.rows, latest, self._cache)
-            mx.async_eval(self._latest)  # type: ignore[no-untyped-call]
-        return [int(token) for token in np.array(latest)]
-
-    def drop_finished(self) -> None:
-        """Take finished rows out, once there are enough of them."""
-        keep = [i for i, row in enumerate(self.rows) if not row.done]
-        if not keep:
-            self.rows, self._cache, self._latest = [], [], self._latest[:0]
-        elif len(self.rows) - len(keep) >= _IDLE_SHARE * len(self.rows):
-            indices = mx.array(keep)
-            for layer in self._cache:
-                layer.filter(indices)
-            self.rows, self._latest = [self.rows[i] for i in keep], self._latest[indices]
-            mx.eval(self._latest, [layer.state for layer in self._cache])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values."""
-        return sum(layer.nbytes for layer in self._cache)
-
-
-class _Prefix:
-    """What all prompts begin with (the system message), read once."""
-
-    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]]) -> None:
-        first, last = min(map(list, prompts)), max(map(list, prompts))
-        shared = first[: min(_same(first, last), min(map(len, prompts)) - 1)]
-        self._cache = make_prompt_cache(model)
-        # Only plain keys and values can be copied into every row's cache whatever the model.
-        plain = len(prompts) > 1 and all(type(layer) is KVCache for layer in self._cache)
-        self.length = len(shared) if plain else 0
-        if self.length:
-            model(mx.array([shared]), cache=self._cache)
-            mx.eval([layer.state for layer in self._cache])
-
-    def caches(self, model: nn.Module, rows: int) -> list[Any]:
-        """Batched caches for new rows, with the prefix in them."""
-        singles = [self._cache if self.length else make_prompt_cache(model) for _ in range(rows)]
-        return [layers[0].merge(list(layers)) for layers in zip(*singles, strict=True)]
-
-
-def _same(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences begin with in common."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def replies(
@@ -236,61 +70,86 @@ def replies(
     Returns:
         The replies in the order of the prompts.
     """
-    if any(len(p) == 0 for p in prompts):
-        raise ValueError("a prompt must hold at least one token")
-    model = loaded.model
     out = [Reply("", cut=True)] * len(prompts)
-    identities = range(len(prompts)) if rows is None else rows
     special = _special(loaded.tokenizer)
 
     def finish(index: int, tokens: Sequence[int]) -> None:
-        detokenizer = loaded.tokenizer.detokenizer
-        text = "".join(_segments(detokenizer, tokens, special))
+        text = "".join(_segments(loaded.tokenizer.detokenizer, tokens, special))
         out[index] = Reply(text, cut=len(tokens) >= sampling.max_tokens)
         if on_reply is not None:
             on_reply(index, out[index])
 
-    # Longest first: rows of like length share a batch, and the first batch shows the memory needed.
-    waiting = [_Row(i, identities[i]) for i in sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))]
-    with _generating(model):
-        if not all(hasattr(layer, "merge") for layer in make_prompt_cache(model)):
-            for row in waiting:
-                finish(row.index, list(_tokens(loaded, prompts[row.index], sampling, row.identity, None)))
-        elif waiting:
-            _write(_Batch(model, sampling), waiting, prompts, batch_size, loaded.tokenizer.eos_token_ids, finish)
+    write(loaded, prompts, sampling, finish, batch_size=batch_size, rows=rows)
     return out
 
 
-def _write(
-    batch: _Batch,
-    waiting: list[_Row],
+def write(
+    loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    on_tokens: OnTokens,
+    *,
     batch_size: int,
+    rows: Sequence[int] | None = None,
+) -> None:
+    """As :func:`replies`, but token ids: ``on_tokens(place in prompts, ids without the end token)`` for each."""
+    if any(len(p) == 0 for p in prompts):
+        raise ValueError("a prompt must hold at least one token")
+    model, identities = loaded.model, range(len(prompts)) if rows is None else rows
+    order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), i))
+    waiting = [Row(i, identities[i], prompts[i]) for i in order]  # longest first: rows of like length share a batch
+    with _generating(model):
+        if waiting and not all(hasattr(layer, "merge") for layer in make_prompt_cache(model)):
+            for row in waiting:
+                on_tokens(row.index, list(_tokens(loaded, row.prompt, sampling, row.identity, None)))
+        elif waiting:
+            batch, size = _batch(model, sampling, prompts, batch_size)
+            _write(batch, waiting, size, sampling.max_tokens, loaded.tokenizer.eos_token_ids, on_tokens)
+
+
+def _batch(
+    model: nn.Module, sampling: Sampling, prompts: Sequence[Sequence[int]], batch_size: int
+) -> tuple[Batch | JoinedBatch, int]:
+    """An empty batch for these prompts, and how many rows it may hold."""
+    probe = make_prompt_cache(model)
+    model(mx.array([[0]]), cache=probe)
+    longest = max(map(len, prompts)) + sampling.max_tokens
+    arrays = [x for _, x in tree_flatten([layer.state for layer in probe]) if isinstance(x, mx.array)]
+    # Keys and values are (1, heads, positions, depth), with more room than the one token needs.
+    token_bytes = sum(x.nbytes // x.shape[2] for x in arrays if x.ndim == 4)
+    room = int(_MEMORY_SHARE * memory_bytes() / max(longest * token_bytes, 1))
+    size = min(batch_size, len(prompts), max(1, room))
+    if is_plain(probe):
+        return Batch(model, sampling, Prefix(model, prompts), size, longest), size
+    return JoinedBatch(model, sampling), size
+
+
+def _write(
+    batch: Batch | JoinedBatch,
+    waiting: list[Row],
+    size: int,
+    limit: int,
     ends: set[int],
-    finish: Callable[[int, Sequence[int]], None],
+    finish: OnTokens,
 ) -> None:
     """Continuous batching: step all rows, finish some, fill their places."""
-    prefix = _Prefix(batch._model, prompts)
-    limit, size = batch._sampling.max_tokens, batch_size
     while waiting or batch.rows:
-        while waiting and len(batch.rows) < size:
-            count = min(_GROUP, size - len(batch.rows))
+        while waiting and _worth_reading(free := batch.free(size), size, len(waiting[0].prompt)):
+            count = min(_GROUP, free)
             group, waiting = waiting[:count], waiting[count:]
-            first = not batch.rows
-            batch.add(group, [prompts[row.index] for row in group], prefix)
-            if first:
-                longest = len(prompts[group[0].index])
-                row_bytes = batch.nbytes / count * (1 + limit / longest)
-                size = min(batch_size, max(1, int(_MEMORY_SHARE * memory_bytes() / max(row_bytes, 1))))
-        for row, token in zip(batch.rows, batch.step(), strict=True):
-            if row.done:
-                continue
+            batch.add(group)
+        batch.drop_finished()
+        for row, token in batch.step():
             if token not in ends:
                 row.tokens.append(token)
             if token in ends or len(row.tokens) == limit:
                 row.done = True
                 finish(row.index, row.tokens)
-        batch.drop_finished()
+
+
+def _worth_reading(free: int, size: int, length: int) -> bool:
+    """Whether so many free places, for prompts of this length, are enough to read some."""
+    return free > 0 and (free * length >= _READ_TOKENS or free >= _FREE_SHARE * size)
 
 
 class PromptCache:
@@ -306,13 +165,13 @@ class PromptCache:
 
     def take(self, model: nn.Module, prompt: Sequence[int]) -> tuple[list[Any], int]:
         """Layers that hold the first ``n`` tokens of ``prompt``, and ``n``; the cache is empty until :meth:`keep`."""
-        same = min(_same(self._ids, prompt), len(prompt) - 1)
-        layers, excess = self._layers, len(self._ids) - same
+        known = min(same(self._ids, prompt), len(prompt) - 1)
+        layers, excess = self._layers, len(self._ids) - known
         self.clear()
-        if same == 0 or (excess and not can_trim_prompt_cache(layers)):
+        if known == 0 or (excess and not can_trim_prompt_cache(layers)):
             return make_prompt_cache(model), 0
         trim_prompt_cache(layers, excess)
-        return layers, same
+        return layers, known
 
     def keep(self, layers: list[Any], ids: list[int]) -> None:
         """Remember layers that hold exactly ``ids``."""
@@ -383,7 +242,7 @@ def _segments(detokenizer: Any, tokens: Sequence[int] | Iterator[int], special: 
 
 @contextmanager
 def _generating(model: nn.Module) -> Iterator[None]:
-    """The model without dropout and, on a Mac, its memory wired; both as before at the end."""
+    """The model without dropout and at its fastest and, on a Mac, its memory wired; all as before at the end."""
     training, before = model.training, maybe_set_recommended_wired_limit()
     model.eval()
     try:

@@ -168,7 +168,7 @@ def scaled_dot_product_attention(
     sinks: mx.array | None = None,
 ) -> mx.array:
     """As mlx-lm's function of this name, on the CPU in blocks where that is better."""
-    plain = sinks is not None or hasattr(cache, "bits") or queries.dtype != mx.float32 or queries.shape[2] == 1
+    plain = sinks is not None or hasattr(cache, "bits") or queries.dtype != mx.float32
     if plain or not on_cpu():
         return base.scaled_dot_product_attention(queries, keys, values, cache, scale, mask, sinks)
     return blockwise_attention(queries, keys, values, scale, mask)

@@ -14,7 +14,7 @@ _LEAST, _SQUARINGS, _DEGREE = -80.0, 6, 6
 
 
 @partial(mx.compile, shapeless=True)
-def _by_squaring(x: mx.array, top: mx.array) -> mx.array:
+def _by_squaring(x: mx.array, top: mx.array | float) -> mx.array:
     y = mx.maximum(x - top, _LEAST) * 0.5**_SQUARINGS
     out = y * (1 / math.factorial(_DEGREE)) + 1 / math.factorial(_DEGREE - 1)
     for power in range(_DEGREE - 2, -1, -1):
@@ -24,7 +24,7 @@ def _by_squaring(x: mx.array, top: mx.array) -> mx.array:
     return out
 
 
-def exp_below(x: mx.array, top: mx.array) -> mx.array:
+def exp_below(x: mx.array, top: mx.array | float = 0.0) -> mx.array:
     """e^(x - top) where x <= top, as softmax needs it: any shape, and one that broadcasts to it.
 
     On the CPU in float32 the relative error is below 7e-6 down to e^-18, the absolute one below 1e-12 further down;

@@ -124,7 +124,7 @@ def _plan(config: PairsConfig) -> _Job:
     renderer = Renderer(load_tokenizer(path), system=config.system or trained)
     for note in renderer.notes:
         ui.info(note)
-    candidates = _rendered(chosen, renderer, config.max_seq_length - config.max_tokens)
+    candidates = render_candidates(chosen, renderer, config.max_seq_length - config.max_tokens)
     skipped = len(chosen) - len(candidates)
     if not any(c.split == "train" for c in candidates):
         raise PersonaError(
@@ -196,7 +196,7 @@ def _candidates(conversation: Conversation, split: str, name: str) -> list[Candi
     return found
 
 
-def _rendered(chosen: Sequence[Candidate], renderer: Renderer, room: int) -> list[Candidate]:
+def render_candidates(chosen: Sequence[Candidate], renderer: Renderer, room: int) -> list[Candidate]:
     """The candidates whose prompts fit in ``room`` tokens, with their token ids."""
     kept = []
     for candidate in chosen:

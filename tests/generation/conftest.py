@@ -41,3 +41,10 @@ def tiny_adapter(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory)
         return folder
 
     return make
+
+
+@pytest.fixture
+def short_ends(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
+    """The tiny model with so many end tokens that replies end at different lengths."""
+    monkeypatch.setattr(tiny.tokenizer, "_eos_token_ids", set(range(0, 49152, 10)))
+    return tiny

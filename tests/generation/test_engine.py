@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +10,15 @@ import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
 # isort: split
 
 import mlx.core as mx
-import numpy as np
 import pytest
 from mlx_lm.generate import generate
 from mlx_lm.models.cache import ConcatenateKVCache
-from mlx_lm.sample_utils import apply_top_p
 
-from mlx_persona.generation import engine
-from mlx_persona.generation.engine import PromptCache, Reply, Sampling, draws, replies, sample, stream
+from mlx_persona.generation import batch, engine
+from mlx_persona.generation.engine import PromptCache, Reply, Sampling, replies, stream
 from mlx_persona.models import adapters
 from mlx_persona.models.load import LoadedModel, load_model
-
-HOT = Sampling(max_tokens=12, temperature=1.0, top_p=0.95, seed=7)
-GREEDY = Sampling(max_tokens=12, temperature=0.0, top_p=1.0, seed=0)
-
-
-def make_prompts(count: int, prefix: int = 3) -> list[list[int]]:
-    """Prompts of 5 to 44 tokens that share their first ``prefix``."""
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(5, 45, size=count)
-    return [[*range(100, 100 + prefix), *rng.integers(200, 40000, size=n - prefix).tolist()] for n in lengths]
-
-
-@pytest.fixture
-def short_ends(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
-    """The tiny model with so many end tokens that replies end at different lengths."""
-    monkeypatch.setattr(tiny.tokenizer, "_eos_token_ids", set(range(0, 49152, 10)))
-    return tiny
+from tests.generation.kit import GREEDY, HOT, make_prompts
 
 
 def test_replies_do_not_depend_on_the_batch(short_ends: LoadedModel) -> None:
@@ -73,7 +54,7 @@ def test_prompts_without_a_common_beginning_and_of_one_token(tiny: LoadedModel) 
 def test_long_prompts_are_read_in_chunks(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts = make_prompts(6)
     whole = replies(tiny, prompts, GREEDY, batch_size=6)
-    monkeypatch.setattr(engine, "_CHUNK_TOKENS", 24)
+    monkeypatch.setattr(batch, "_CHUNK_TOKENS", 24)
     assert replies(tiny, prompts, GREEDY, batch_size=6) == whole
 
 
@@ -139,25 +120,6 @@ def test_a_cache_that_cannot_be_batched_is_written_row_by_row(
     assert replies(tiny, prompts, HOT, batch_size=3) == expected
 
 
-def test_the_batch_shrinks_when_memory_is_short(tiny: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    step = engine._Batch.step
-
-    def counting(self: Any) -> list[int]:
-        sizes.append(len(self.rows))
-        return step(self)
-
-    monkeypatch.setattr(engine._Batch, "step", counting)
-    monkeypatch.setattr(engine, "_GROUP", 2)
-    prompts = make_prompts(8)
-    expected = replies(tiny, prompts, GREEDY, batch_size=8)
-    assert max(sizes) == 8
-    sizes.clear()
-    monkeypatch.setattr(engine, "memory_bytes", lambda: 1)
-    assert replies(tiny, prompts, GREEDY, batch_size=8) == expected
-    assert max(sizes) == 2
-
-
 def test_no_prompts_give_no_replies_and_an_empty_prompt_is_refused(tiny: LoadedModel) -> None:
     assert replies(tiny, [], HOT, batch_size=4) == []
     with pytest.raises(ValueError, match="at least one token"):
@@ -205,54 +167,3 @@ def test_a_stream_that_is_left_early_leaves_no_cache(tiny: LoadedModel) -> None:
     next(pieces)
     pieces.close()
     assert cache.take(tiny.model, prompt)[1] == 0
-
-
-def test_draws_depend_on_seed_row_and_step_only() -> None:
-    many = draws(3, [0, 5, 9], [2, 0, 4])
-    assert many[1].item() == draws(3, [5], [0])[0].item()
-    values = [draws(s, [r], [t])[0].item() for s in (0, 1) for r in (0, 1) for t in (0, 1)]
-    assert len(set(values)) == 8
-    assert all(0 <= v < 1 for v in values)
-
-
-def test_draws_are_uniform() -> None:
-    values = np.sort(np.array(draws(0, list(range(4000)), [0] * 4000)))
-    # Kolmogorov-Smirnov: above 1.95 / sqrt(n) happens once in a thousand; the seed is fixed.
-    assert np.abs(values - np.arange(4000) / 4000).max() < 1.95 / math.sqrt(4000)
-
-
-def test_sampling_inverts_the_distribution() -> None:
-    """Probabilities .5 .3 .2 for tokens 2, 0, 1: the draw falls into the likeliest first."""
-    logits = mx.log(mx.array([[0.3, 0.2, 0.5]]))
-    tokens = [sample(logits, mx.array([u]), 1.0, 0.999).item() for u in (0.0, 0.49, 0.51, 0.79, 0.81, 0.9999999)]
-    assert tokens == [2, 2, 0, 0, 1, 1]
-    whole = [sample(logits, mx.array([u]), 1.0, 1.0).item() for u in (0.0, 0.29, 0.31, 0.49, 0.51, 0.9999999)]
-    assert whole == [0, 0, 1, 1, 2, 2]
-
-
-def test_the_nucleus_is_that_of_mlx_lm() -> None:
-    logits = 3 * mx.random.normal((4, 5000), key=mx.random.key(1))
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    kept = mx.isfinite(apply_top_p(logprobs, 0.8))
-    assert int(kept.sum(axis=-1).max().item()) < engine.CANDIDATES
-    expected = [set(np.flatnonzero(row).tolist()) for row in np.array(kept)]
-    seen: list[set[int]] = [set() for _ in range(4)]
-    for u in np.linspace(0, 1, 4000, endpoint=False):
-        for row, token in enumerate(sample(logits, mx.full((4,), float(u)), 1.0, 0.8).tolist()):
-            seen[row].add(token)
-    assert all(s <= e for s, e in zip(seen, expected, strict=True))
-    assert all(len(s) > 0.8 * len(e) for s, e in zip(seen, expected, strict=True))
-
-
-def test_the_temperature_acts_within_the_nucleus() -> None:
-    """exp(log p / 0.5) of (.6, .3) is (.36, .09): the first has .8 of it. The third, at .1, is outside."""
-    logits = mx.log(mx.array([[0.6, 0.3, 0.1]]))
-    grid = mx.array(np.linspace(0, 1, 1000, endpoint=False).astype(np.float32))
-    tokens = np.array(sample(mx.broadcast_to(logits, (1000, 3)), grid, 0.5, 0.85))
-    assert np.bincount(tokens, minlength=3).tolist() == pytest.approx([800, 200, 0], abs=1)
-
-
-def test_a_draw_of_nearly_one_stays_inside_the_nucleus() -> None:
-    logits = mx.log(mx.array([[0.7, 0.3, 1e-6]]))
-    assert sample(logits, mx.array([1.0]), 1.0, 0.9).item() == 1
-    assert sample(logits, mx.array([1.0]), 1.0, 0.5).item() == 0
