@@ -28,6 +28,7 @@ from mlx_persona.stages.training import (
     finish,
     guarded,
     open_run,
+    outcome,
     plan,
     prepare,
     resumed_config,
@@ -37,6 +38,7 @@ from mlx_persona.tokens.batches import Plan, Row, collate, evenly, ordered_batch
 from mlx_persona.tokens.dataset import Rows, common_system, conversation_rows, load_split
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training import objectives
+from mlx_persona.training.distributed import Group, joined
 from mlx_persona.training.loop import Loop
 from mlx_persona.training.objectives import Batch
 
@@ -118,8 +120,13 @@ def sft(config: SftConfig) -> TrainResult:
         PersonaError: bad input, no memory, a loss that is not finite; what was reached is kept.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
     """
+    with joined() as group:
+        return _sft(config, group)
+
+
+def _sft(config: SftConfig, group: Group) -> TrainResult:
     if config.resume:
-        config = resumed_config(config, "sft")
+        config = resumed_config(config, "sft", group)
     folder = Path(config.data)
     conversations, held_out = load_split(folder, "train"), load_split(folder, "valid")
     extras = _load_extras(config)
@@ -159,14 +166,13 @@ def sft(config: SftConfig) -> TrainResult:
         "parent": None,
         "data_hashes": _hashes(config),
     }
-    run = open_run(config, info)
+    run = open_run(config, info, group)
     mx.reset_peak_memory()
     with guarded(run):
-        loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, knobs={})
+        loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, {}, group=group)
         if config.resume:
             loop.resume()
         with train_progress("sft", loop_config.updates, loop.state.update) as hook:
             loop.hooks = [hook]
             result = loop.run()
-        adapter = choose_adapter(run, result)
-        return finish(run, result, adapter, {})
+        return outcome(group, lambda: finish(run, result, choose_adapter(run, result), {}))
