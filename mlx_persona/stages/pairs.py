@@ -270,20 +270,21 @@ def _write_round(
 ) -> None:
     """Each rank writes its share of these replies, and rank 0 keeps them all: its own as they come."""
     mine = numbers[group.rank :: group.size]
-    keep = kept.keeper(numbers) if kept else None
-
-    def on_reply(index: int, reply: Reply) -> None:
-        if keep is not None:
-            keep(index * group.size, reply)  # the place in numbers of rank 0's reply
-
+    keep = kept.keeper(numbers) if kept is not None else _leave
     prompts = [job.candidates[n // len(job.sources)].prompt for n in mine]
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
+
+    def on_reply(index: int, reply: Reply) -> None:
+        keep(index * group.size + group.rank, reply)
+
     written = replies(loaded, prompts, sampling, batch_size=config.batch_size, rows=mine, on_reply=on_reply)
-    if group.size > 1:
-        everyone = group.gather(written)
-        for rank, theirs in enumerate(everyone if keep is not None else ()):
-            for index, reply in enumerate(theirs if rank else ()):
-                keep(index * group.size + rank, Reply(*reply))
+    for rank, theirs in enumerate(group.gather(written)):
+        for index, reply in enumerate(theirs if rank else ()):
+            keep(index * group.size + rank, Reply(*reply))
+
+
+def _leave(index: int, reply: Reply) -> None:
+    """Rank 0 keeps it."""
 
 
 def _judge(job: _Job, written: dict[int, Reply], max_similarity: float) -> tuple[dict[str, list[Pair]], Counter[str]]:
