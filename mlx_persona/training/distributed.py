@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -207,7 +208,8 @@ class Ranks(Group):
 
     def _at_exit(self) -> None:
         if self.rank and self._lifeline is not None:
-            # mlx.launch ends all ranks when one ends with an error: let rank 0 have the last word.
+            # mlx.launch ends all ranks when one ends with an error: let rank 0 have the last word, and keep our status.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             self._lifeline.outlive(5.0)
         if self._waiting:
             # MLX would wait for ever for the thread of a reduction that never ends.
