@@ -219,6 +219,26 @@ class Run:
             os.close(self._lock)
 
 
+class Elsewhere(Run):
+    """The run directory as every rank but 0 knows it: its name. It may lie on another machine; nothing is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.info = path, {}
+
+    def update_info(self, **values: Any) -> None:
+        """Rank 0 does."""
+
+    def log(self, event: str, **values: Any) -> None:
+        """Rank 0 does."""
+
+    def events(self) -> list[dict[str, Any]]:
+        """Rank 0 has them."""
+        return []
+
+    def close(self) -> None:
+        """There is nothing to release."""
+
+
 def _lock(path: Path) -> int:
     """Hold a run directory: released by the system even after ``kill -9``."""
     try:

@@ -1,6 +1,7 @@
 """The console: the only module that imports rich. Logs and progress go to stderr, data to stdout.
 
-``NO_COLOR`` and non-terminals give plain text; ``-q`` silences everything but errors.
+``NO_COLOR`` and non-terminals give plain text; ``-q`` silences everything but errors. Of several processes
+that train together only rank 0 speaks; the others' errors are shown with their rank.
 """
 
 from __future__ import annotations
@@ -22,12 +23,22 @@ from rich.text import Text
 
 class _State:
     quiet = False
+    rank = 0
     live: Console | None = None
 
 
 def set_quiet(quiet: bool) -> None:
     """Silence logs and progress (errors still show)."""
     _State.quiet = quiet
+
+
+def set_rank(rank: int) -> None:
+    """Which of several processes this is: all but rank 0 are silent, on stdout too, except for their errors."""
+    _State.rank = rank
+
+
+def _silent() -> bool:
+    return _State.quiet or _State.rank > 0
 
 
 def _err() -> Console:
@@ -42,26 +53,29 @@ def _out() -> Console:
 
 def info(message: str) -> None:
     """One line of progress, on stderr."""
-    if not _State.quiet:
+    if not _silent():
         _err().print(escape(message))
 
 
 def warn(message: str) -> None:
     """Something the user should know, on stderr."""
-    if not _State.quiet:
+    if not _silent():
         _err().print(f"[yellow]warning:[/yellow] {escape(message)}")
 
 
 def error(message: str, hint: str | None = None) -> None:
     """An error and its way out, on stderr; shown even when quiet. One line each."""
     console = _err()
-    console.print(f"[bold red]error:[/bold red] {escape(' '.join(message.split()))}")
+    who = f"rank {_State.rank}: " if _State.rank else ""
+    console.print(f"[bold red]error:[/bold red] {who}{escape(' '.join(message.split()))}")
     if hint:
         console.print(f"[cyan]hint:[/cyan] {escape(' '.join(hint.split()))}")
 
 
 def notice(message: str, hint: str | None = None) -> None:
     """How a command ended when it was stopped, or its part of a dialogue, on stderr; shown even when quiet."""
+    if _State.rank:
+        return
     _err().print(escape(message))
     if hint:
         _err().print(f"[cyan]hint:[/cyan] {escape(hint)}")
@@ -69,13 +83,15 @@ def notice(message: str, hint: str | None = None) -> None:
 
 def json_out(value: Any) -> None:
     """The result as one JSON object on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
+    if not _State.rank:
+        print(json.dumps(value, ensure_ascii=False))
 
 
 def text_out(text: str, end: str = "\n") -> None:
     """Data on stdout, unadorned and unbuffered (replies stream)."""
-    sys.stdout.write(text + end)
-    sys.stdout.flush()
+    if not _State.rank:
+        sys.stdout.write(text + end)
+        sys.stdout.flush()
 
 
 def table_out(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -144,7 +160,7 @@ class Bar:
 def progress(title: str, total: int, done: int = 0) -> Iterator[Bar]:
     """A bar with ETA on stderr; nothing when quiet or not a terminal."""
     console = _err()
-    if _State.quiet or not console.is_terminal:
+    if _silent() or not console.is_terminal:
         yield Bar(None, None)
         return
     columns = (

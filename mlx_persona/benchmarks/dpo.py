@@ -41,6 +41,7 @@ from mlx_persona.tokens.batches import Row
 from mlx_persona.tokens.pairs import PairRows, load_pairs, pair_rows
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training import objectives
+from mlx_persona.training.distributed import Group
 from mlx_persona.training.loop import Loop, LoopConfig
 
 LEARNING_RATE = 1e-5
@@ -136,7 +137,7 @@ def _ours(model: Any, rows: PairRows, config: DpoBenchConfig) -> Figures:
         run = Run.create(Path(folder) / "run", {}, {})
         try:
             started = time.perf_counter()
-            reference = reference_log_probs(model, logits, rows, config.batch_size)
+            reference = reference_log_probs(model, logits, rows, config.batch_size, Group())
             apart = time.perf_counter() - started
             settings = DpoConfig(batch_size=config.batch_size, seed=config.seed)
             first = PairRows(rows.chosen[:1], rows.rejected[:1], 0, rows.shared)

@@ -34,12 +34,14 @@ from mlx_persona.stages.pairs import make_pairs
 from mlx_persona.stages.training import (
     TrainResult,
     adapter_hash,
+    agree,
     announce,
     choose_adapter,
     data_hashes,
     finish,
     guarded,
     open_run,
+    outcome,
     plan,
     prepare,
     resumed_config,
@@ -50,6 +52,7 @@ from mlx_persona.tokens.pairs import PairRows, load_pairs, pair_rows, token_keys
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training import objectives
 from mlx_persona.training.checkpoint import checkpoint_path
+from mlx_persona.training.distributed import Group, joined
 from mlx_persona.training.loop import Loop, LoopResult
 from mlx_persona.training.objectives import Batch
 
@@ -63,43 +66,59 @@ def pair_batch(rows: PairRows, members: Sequence[int]) -> Batch:
     return {name: mx.array(value) for name, value in rows.batch(members).items()}
 
 
-def reference_log_probs(model: nn.Module, logits: RowLogits, rows: PairRows, batch_size: int) -> Reference:
+def reference_log_probs(
+    model: nn.Module, logits: RowLogits, rows: PairRows, batch_size: int, group: Group
+) -> Reference:
     """Summed log-probabilities of chosen and rejected replies under the model as it is: (N, 2).
 
-    The same forward, dtype and backend as training, without dropout.
+    The same forward, dtype and backend as training, without dropout. The batches are shared out among the ranks.
     """
     model.eval()
     out = np.zeros((len(rows.chosen), 2), np.float32)
     with ui.progress("reference", len(rows.chosen)) as bar:
-        for members in ordered_batches(rows.order, batch_size):
+        for members in ordered_batches(rows.order, batch_size)[group.rank :: group.size]:
             batch = pair_batch(rows, members)
             sums, _ = objectives.row_log_probs(logits, model, batch, 2 * len(members))
             out[list(members)] = np.asarray(sums, np.float32).reshape(2, -1).T
-            bar.advance(len(members))
-    return out
+            bar.advance(group.size * len(members))
+    # Every other rank has zeros where this one has values.
+    return np.asarray(group.reduce({"sums": mx.array(out)})["sums"])
 
 
 def cached_reference(
-    model: nn.Module, logits: RowLogits, rows: PairRows, batch_size: int, folder: Path, depends: dict[str, Any]
+    model: nn.Module,
+    logits: RowLogits,
+    rows: PairRows,
+    batch_size: int,
+    folder: Path,
+    depends: dict[str, Any],
+    group: Group,
 ) -> Reference:
-    """Reference log-probabilities, computed once and kept on disk under a hash of all they depend on."""
+    """Reference log-probabilities, computed once and kept on rank 0's disk under a hash of all they depend on."""
     digest = hashlib.sha256(json.dumps(depends, sort_keys=True).encode())
     for row in (*rows.chosen, *rows.rejected):
         digest.update(row.ids.tobytes() + b"|" + row.mask.tobytes())
     path = folder / "reference" / f"{digest.hexdigest()[:32]}.npy"
-    if path.is_file():
-        try:
-            kept = np.load(path)
-            if kept.shape == (len(rows.chosen), 2):
-                return np.asarray(kept, np.float32)
-        except (ValueError, EOFError, OSError):
-            pass  # damaged: computed anew below
-    values = reference_log_probs(model, logits, rows, batch_size)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npy")
-    np.save(part, values)
-    part.replace(path)
+    kept = _kept_reference(path, len(rows.chosen)) if group.rank == 0 else None
+    if group.first(lambda: kept is not None):
+        own = np.zeros((len(rows.chosen), 2), np.float32) if kept is None else kept
+        return np.asarray(group.sync({"kept": mx.array(own)})["kept"])
+    values = reference_log_probs(model, logits, rows, batch_size, group)
+    if group.rank == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part.npy")
+        np.save(part, values)
+        part.replace(path)
     return values
+
+
+def _kept_reference(path: Path, count: int) -> Reference | None:
+    """What was computed before, unless it is damaged."""
+    try:
+        kept = np.load(path)
+    except (ValueError, EOFError, OSError):
+        return None
+    return np.asarray(kept, np.float32) if kept.shape == (count, 2) else None
 
 
 class DpoSource:
@@ -148,19 +167,25 @@ def dpo(config: DpoConfig) -> TrainResult:
         PersonaError: bad input, options that do not go with the SFT adapter, a loss that is not finite.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
     """
+    with joined() as group:
+        return _dpo(config, group)
+
+
+def _dpo(config: DpoConfig, group: Group) -> TrainResult:
     if config.resume:
-        config = resumed_config(config, "dpo")
+        config = resumed_config(config, "dpo", group)
     start, config = _start(config)
     start_spec = adapters.read_spec(start) if start else None
     if start_spec is not None:
         _check_continues(config, start_spec)
     folder = Path(config.pairs)
-    if not (folder / "train.jsonl").is_file() or not (folder / "valid.jsonl").is_file():
+    if group.first(lambda: not all((folder / f"{split}.jsonl").is_file() for split in ("train", "valid"))):
         _make_missing_pairs(config, start)
 
     loaded = load_model(config.model)
     system = config.system or (start_spec.system if start_spec else "")
     renderer = Renderer(loaded.tokenizer, system=system)
+    hashes = data_hashes(folder, ("train", "valid"))
     logits = row_logits(loaded.model)
     shared = can_share(loaded.model, logits)
     if not shared:
@@ -168,7 +193,8 @@ def dpo(config: DpoConfig) -> TrainResult:
     train, held_out = (replace(rows, shared=shared) for rows in _rows(folder, renderer, config))
     spec = _attach(loaded, config, start, system)
     announce(spec, loaded.model, config.learning_rate)
-    references = [_reference(loaded, logits, rows, start, config) for rows in (train, held_out)]
+    agree(group, config, {"the SFT adapter": adapter_hash(start) if start else "", "the pairs": hashes})
+    references = [_reference(loaded, logits, rows, start, config, group) for rows in (train, held_out)]
     source = DpoSource(train, references[0], held_out, references[1], config)
     prepare(loaded, config.grad_checkpoint)
     loop_config = plan(config, source.plan.per_epoch, 2 * sum(train.lengths), source.eval_tokens)
@@ -178,26 +204,29 @@ def dpo(config: DpoConfig) -> TrainResult:
         "model": config.model,
         "model_identity": loaded.identity,
         "parent": str(run_of(start) or start) if start else None,
-        "data_hashes": data_hashes(folder, ("train", "valid")),
+        "data_hashes": hashes,
         "stacked": stacked,
     }
-    run = open_run(config, info)
+    run = open_run(config, info, group)
     mx.reset_peak_memory()
     with guarded(run):
-        if start and start != run.path / START:
+        if start and start != run.path / START and group.rank == 0:
             # A resume must start from this adapter, whatever becomes of the SFT run.
             with new_folder(run.path / START) as part:
                 for name in (adapters.WEIGHTS, adapters.CONFIG):
                     (part / name).write_bytes((start / name).read_bytes())
         objective = objectives.dpo(logits, config.label_smoothing, config.nll_weight)
-        loop = Loop(loaded.model, objective, source, loop_config, run, spec, knobs={"beta": mx.array(config.beta)})
+        knobs = {"beta": mx.array(config.beta)}
+        loop = Loop(loaded.model, objective, source, loop_config, run, spec, knobs, group=group)
         if config.resume:
             loop.resume()
         with train_progress("dpo", loop_config.updates, loop.state.update) as hook:
             loop.hooks = [hook]
             result = loop.run()
-        adapter = _choose(run, loop, result, stacked)
-        return finish(run, result, adapter, _figures(run.events(), result, source))
+        return outcome(
+            group,
+            lambda: finish(run, result, _choose(run, loop, result, stacked), _figures(run.events(), result, source)),
+        )
 
 
 def _start(config: DpoConfig) -> tuple[Path | None, DpoConfig]:
@@ -259,7 +288,7 @@ def _rows(folder: Path, renderer: Renderer, config: DpoConfig) -> tuple[PairRows
 
 
 def _reference(
-    loaded: LoadedModel, logits: RowLogits, rows: PairRows, start: Path | None, config: DpoConfig
+    loaded: LoadedModel, logits: RowLogits, rows: PairRows, start: Path | None, config: DpoConfig, group: Group
 ) -> Reference:
     """The reference of these rows under the policy that training starts from."""
     depends = {
@@ -269,7 +298,7 @@ def _reference(
         "batch_size": config.batch_size,
         "shared": rows.shared,
     }
-    return cached_reference(loaded.model, logits, rows, config.batch_size, Path(config.pairs), depends)
+    return cached_reference(loaded.model, logits, rows, config.batch_size, Path(config.pairs), depends, group)
 
 
 def _make_missing_pairs(config: DpoConfig, start: Path | None) -> None:

@@ -13,6 +13,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -20,18 +21,22 @@ from typing import Any
 from mlx_persona import ui
 from mlx_persona.config import PairsConfig
 from mlx_persona.errors import PersonaError
+from mlx_persona.files import write_text
 from mlx_persona.generation.chat import find_model
 from mlx_persona.generation.engine import Reply, Sampling, replies
-from mlx_persona.generation.job import finish, finished, keeping, key_of
+from mlx_persona.generation.job import REPORT, Kept, finish, finished, keeping, key_of
 from mlx_persona.models import adapters
-from mlx_persona.models.load import identity, load_model, load_tokenizer, resolve_model
+from mlx_persona.models.load import LoadedModel, identity, load_model, load_tokenizer, resolve_model
 from mlx_persona.runs import newest, resolve_adapter
 from mlx_persona.schema import Conversation, Message, Pair, write_jsonl
-from mlx_persona.stages.training import adapter_hash
+from mlx_persona.stages.training import adapter_hash, agree
 from mlx_persona.tokens.dataset import load_split
 from mlx_persona.tokens.render import Renderer
+from mlx_persona.training.distributed import Group, joined
 
 SPLITS = ("train", "valid")
+# Ranks that write together hand rank 0 their replies after this many batches: what a stop can lose.
+ROUND = 4
 # At most this many pairs from one conversation, where there are conversations enough.
 _FEW = 4
 
@@ -88,12 +93,36 @@ def make_pairs(config: PairsConfig) -> PairsResult:
         PersonaError: no data, no model, or no pair left.
         Interrupted: after KeyboardInterrupt; the replies so far are kept.
     """
+    with joined() as group:
+        return _make_pairs(config, group)
+
+
+def _make_pairs(config: PairsConfig, group: Group) -> PairsResult:
     started, out = time.perf_counter(), Path(config.out)
     job = _plan(config)
-    if (done := _reusable(out, job.key)) is not None:
+    agree(group, config, {"the prompts or the model": job.key})
+    done = group.first(lambda: _reusable(out, job.key))
+    if done is not None:
         ui.info(f"the pairs in {out} are up to date")
-        return done
-    written = _write_replies(config, job, out)
+    else:
+        written = _write_replies(config, job, out, group)
+        done = group.first(lambda: _finish(config, job, written, started))
+    for name in (*(f"{split}.jsonl" for split in SPLITS), REPORT):
+        _everywhere(group, out / name)
+    return PairsResult(**{**done, "path": out})
+
+
+def _everywhere(group: Group, path: Path) -> None:
+    """Give rank 0's file to the machines that lack it: training reads it there."""
+    if group.size > 1:
+        text = group.first(lambda: path.read_text(encoding="utf-8"))
+        if group.rank and not (path.is_file() and path.read_text(encoding="utf-8") == text):
+            write_text(path, text)
+
+
+def _finish(config: PairsConfig, job: _Job, written: dict[int, Reply], started: float) -> dict[str, Any]:
+    """Judge the replies and write the pairs; returns the result as a JSON object."""
+    out = Path(config.out)
     pairs, dropped = _judge(job, written, config.max_similarity)
     if not pairs["train"]:
         raise PersonaError(
@@ -106,7 +135,7 @@ def make_pairs(config: PairsConfig) -> PairsResult:
     counts = (len(pairs["train"]), len(pairs["valid"]), dropped["similar"], dropped["empty"], job.skipped)
     result = PairsResult(*counts, out, seconds)
     finish(out, job.key, {"model": job.model, "rejected_from": config.rejected_from, **result.to_json()})
-    return result
+    return result.to_json()
 
 
 def _plan(config: PairsConfig) -> _Job:
@@ -208,31 +237,54 @@ def render_candidates(chosen: Sequence[Candidate], renderer: Renderer, room: int
     return kept
 
 
-def _reusable(out: Path, key: str) -> PairsResult | None:
-    """The result of an earlier run with the same key, if its files are there."""
+def _reusable(out: Path, key: str) -> dict[str, Any] | None:
+    """The result of an earlier run with the same key as a JSON object, if its files are there."""
     report = finished(out, key, [f"{split}.jsonl" for split in SPLITS])
     if report is None:
         return None
-    kept = {f.name: report[f.name] for f in fields(PairsResult)}
-    return PairsResult(**{**kept, "path": out, "reused": True})
+    return {**{f.name: report[f.name] for f in fields(PairsResult)}, "reused": True}
 
 
-def _write_replies(config: PairsConfig, job: _Job, out: Path) -> dict[int, Reply]:
-    """Replies by number (candidate x sources + source): those kept from before, and the missing ones."""
+def _write_replies(config: PairsConfig, job: _Job, out: Path, group: Group) -> dict[int, Reply]:
+    """Replies by number (candidate x sources + source): those kept from before, and the missing ones.
+
+    They are kept and returned on rank 0; the others, which write their share of them, return none.
+    """
     total = len(job.candidates) * len(job.sources)
-    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
-    with keeping(out, job.key, total, "pairs") as kept:
-        if kept.whole:
-            return kept.written
-        loaded = load_model(job.model)
-        for place, source in enumerate(job.sources):
+    step = total if group.size == 1 else ROUND * config.batch_size * group.size
+    with keeping(out, job.key, total, "pairs") if group.rank == 0 else nullcontext() as kept:
+        missing = group.first(lambda: kept.missing(range(total)) if kept else None)
+        if missing:
+            loaded = load_model(job.model)
+        for place, source in enumerate(job.sources if missing else ()):
             if source == "sft" and job.adapter is not None:
                 adapters.load_adapter(loaded.model, job.adapter, loaded.identity)
-            numbers = kept.missing(range(place, total, len(job.sources)))
-            prompts = [job.candidates[n // len(job.sources)].prompt for n in numbers]
-            keep = kept.keeper(numbers)
-            replies(loaded, prompts, sampling, batch_size=config.batch_size, rows=numbers, on_reply=keep)
-    return kept.written
+            numbers = [n for n in missing if n % len(job.sources) == place]
+            for start in range(0, len(numbers), step):
+                _write_round(config, job, loaded, numbers[start : start + step], kept, group)
+    return kept.written if kept else {}
+
+
+def _write_round(
+    config: PairsConfig, job: _Job, loaded: LoadedModel, numbers: Sequence[int], kept: Kept | None, group: Group
+) -> None:
+    """Each rank writes its share of these replies, and rank 0 keeps them all: its own as they come."""
+    mine = numbers[group.rank :: group.size]
+    keep = kept.keeper(numbers) if kept is not None else _leave
+    prompts = [job.candidates[n // len(job.sources)].prompt for n in mine]
+    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
+
+    def on_reply(index: int, reply: Reply) -> None:
+        keep(index * group.size + group.rank, reply)
+
+    written = replies(loaded, prompts, sampling, batch_size=config.batch_size, rows=mine, on_reply=on_reply)
+    for rank, theirs in enumerate(group.gather(written)):
+        for index, reply in enumerate(theirs if rank else ()):
+            keep(index * group.size + rank, Reply(*reply))
+
+
+def _leave(index: int, reply: Reply) -> None:
+    """Rank 0 keeps it."""
 
 
 def _judge(job: _Job, written: dict[int, Reply], max_similarity: float) -> tuple[dict[str, list[Pair]], Counter[str]]:

@@ -25,6 +25,7 @@ from mlx_persona.stages.training import (
     finish,
     guarded,
     open_run,
+    outcome,
     plan,
     prepare,
     resumed_config,
@@ -46,6 +47,7 @@ from mlx_persona.tokens.dataset import NoReply, Rows
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.tokens.store import Joined, RowSequence
 from mlx_persona.training import objectives
+from mlx_persona.training.distributed import Group, joined
 from mlx_persona.training.loop import Loop
 from mlx_persona.training.objectives import Batch
 
@@ -165,8 +167,13 @@ def sft(config: SftConfig) -> TrainResult:
         PersonaError: bad input, no memory, a loss that is not finite; what was reached is kept.
         Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
     """
+    with joined() as group:
+        return _sft(config, group)
+
+
+def _sft(config: SftConfig, group: Group) -> TrainResult:
     if config.resume:
-        config = resumed_config(config, "sft")
+        config = resumed_config(config, "sft", group)
     files = _survey_all(config)
     loaded = load_model(config.model)
     system = config.system or files["train"][1].system
@@ -199,14 +206,13 @@ def sft(config: SftConfig) -> TrainResult:
         "data_hashes": {name: known.sha256 for name, (_, known) in files.items()},
         "held_out": "valid" in files,
     }
-    run = open_run(config, info)
+    run = open_run(config, info, group)
     mx.reset_peak_memory()
     with guarded(run):
-        loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, knobs={})
+        loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, {}, group=group)
         if config.resume:
             loop.resume()
         with train_progress("sft", loop_config.updates, loop.state.update) as hook:
             loop.hooks = [hook]
             result = loop.run()
-        adapter = choose_adapter(run, result)
-        return finish(run, result, adapter, {})
+        return outcome(group, lambda: finish(run, result, choose_adapter(run, result), {}))

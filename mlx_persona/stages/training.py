@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,13 +22,17 @@ from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.checkpointing import AUTO_ABOVE, checkpoint_blocks, parameters
 from mlx_persona.models.load import LoadedModel
-from mlx_persona.runs import ADAPTER, Run, claim, file_hash, git_revision, read_info
+from mlx_persona.runs import ADAPTER, Elsewhere, Run, claim, file_hash, git_revision, read_info
 from mlx_persona.settings import build, plain
 from mlx_persona.training.checkpoint import checkpoint_path
+from mlx_persona.training.distributed import Group
 from mlx_persona.training.loop import Hook, LoopConfig, LoopResult
 
 Config = TypeVar("Config", SftConfig, DpoConfig)
 EVAL_SHARE = 0.1
+# Options that name files, and the versions that must not differ between ranks. What the files hold is compared itself.
+_FILES = ("model", "data", "extra", "pairs", "adapter", "out", "resume")
+_VERSIONS = ("mlx", "mlx-lm", "numpy", "mlx-persona")
 
 
 @dataclass(frozen=True)
@@ -123,12 +127,16 @@ def prepare(loaded: LoadedModel, grad_checkpoint: bool | None) -> None:
         ui.warn(problem)
 
 
-def resumed_config(config: Config, stage: str) -> Config:
-    """The recorded configuration of the run that ``config.resume`` names.
+def resumed_config(config: Config, stage: str, group: Group) -> Config:
+    """The recorded configuration of the run that ``config.resume`` names on rank 0's machine.
 
     Raises:
         PersonaError: no such run, one of another stage, a finished one, or an option that differs from it.
     """
+    return build(type(config), None, group.first(lambda: plain(_recorded(config, stage))))
+
+
+def _recorded(config: Config, stage: str) -> Config:
     resume = config.resume
     info = read_info(Path(resume))
     if info is None:
@@ -148,8 +156,37 @@ def resumed_config(config: Config, stage: str) -> Config:
     return recorded
 
 
-def open_run(config: SftConfig | DpoConfig, info: dict[str, Any]) -> Run:
-    """The run directory: a new one, or the one to resume, with a warning where it cannot be bit-identical."""
+def agree(group: Group, config: Any, facts: dict[str, Any]) -> None:
+    """Check that all ranks were given the same options and ``facts``, and run the same versions; raises PersonaError.
+
+    What does not stop a rank from taking part may differ: its chip, its paths, its threads.
+    """
+    options = {k: v for k, v in plain(config).items() if k not in _FILES}
+    versions = {k: v for k, v in backend.versions().items() if k in _VERSIONS}
+    group.agree({**options, **facts, **{f"the version of {k}": v for k, v in versions.items()}})
+
+
+def open_run(config: SftConfig | DpoConfig, info: dict[str, Any], group: Group) -> Run:
+    """The run directory: a new one, or the one to resume, with a warning where it cannot be bit-identical.
+
+    Rank 0 opens it once all ranks agree on what they are about to do; the others know its name.
+    """
+    agree(group, config, {"the data": info["data_hashes"], "the model": info["model_identity"]["sha256"]})
+    if group.size > config.grad_accumulation:
+        idle = (
+            f"{group.size} ranks share {config.grad_accumulation} micro-batches per update, so some have nothing to do"
+        )
+        ui.warn(f"{idle}; raise --grad-accumulation, and lower --batch-size")
+    elif group.size > 1:
+        ui.info(f"{group.size} ranks share the {config.grad_accumulation} micro-batches of every update")
+    if group.rank == 0:
+        run = _open_run(config, info)
+        group.first(lambda: str(run.path))
+        return run
+    return Elsewhere(Path(group.first(lambda: None)))
+
+
+def _open_run(config: SftConfig | DpoConfig, info: dict[str, Any]) -> Run:
     versions = backend.versions()
     out = Path(config.out) if config.out else claim(info["stage"])
     if not config.resume:
@@ -231,6 +268,17 @@ def choose_adapter(run: Run, result: LoopResult, write: Callable[[Path], None] |
             for name in (adapters.WEIGHTS, adapters.CONFIG):
                 (part / name).write_bytes((best / name).read_bytes())
     return target
+
+
+def outcome(group: Group, make: Callable[[], TrainResult]) -> TrainResult:
+    """Rank 0's result, on every rank."""
+
+    def values() -> dict[str, Any]:
+        result = make()
+        return {**asdict(result), "run": str(result.run), "adapter": str(result.adapter)}
+
+    shared = group.first(values)
+    return TrainResult(**{**shared, "run": Path(shared["run"]), "adapter": Path(shared["adapter"])})
 
 
 def finish(run: Run, result: LoopResult, adapter: Path, extra: dict[str, Any]) -> TrainResult:

@@ -3,6 +3,9 @@
 An update is ``grad_accumulation`` micro-batches: gradients are added up as sums and divided once
 by the summed weight, so N micro-batches equal one big batch. Schedules, evaluations and the end
 are counted in updates and fixed when the run starts.
+
+Ranks that train together (:mod:`mlx_persona.training.distributed`) share out the micro-batches of every update and
+evaluation; what decides anything are sums over all ranks, so that all decide the same.
 """
 
 from __future__ import annotations
@@ -12,13 +15,14 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from types import FrameType
 from typing import Any, Protocol
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 
 from mlx_persona import backend
 from mlx_persona.errors import Interrupted, PersonaError
@@ -27,6 +31,7 @@ from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.runs import Run, sorted_checkpoints
 from mlx_persona.training import checkpoint, optim
 from mlx_persona.training.checkpoint import LoopState
+from mlx_persona.training.distributed import Group, PeerLost, overwrite
 from mlx_persona.training.objectives import Batch, Knobs, Objective
 
 Hook = Callable[[str, dict[str, Any]], None]
@@ -88,14 +93,16 @@ class _Stop:
 
 
 @contextmanager
-def _catch_signals() -> Iterator[_Stop]:
-    stop = _Stop()
+def _catch_signals(stop: _Stop) -> Iterator[None]:
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
+        signals.append(signal.SIGHUP)  # what a rank on another machine gets when mlx.launch ends
     try:
-        old = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        old = {s: signal.signal(s, stop) for s in signals}
     except ValueError:  # not the main thread: a notebook's or a server's worker
         old = {}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
@@ -112,6 +119,19 @@ def _means(sums: dict[str, mx.array]) -> dict[str, float]:
     return {name: total / weight for name, (total, weight) in pairs.items() if weight}
 
 
+def _add(total: Any, part: dict[str, Any], counts: bool) -> Any:
+    """A micro-batch's sums added to those before, computed now; what does not count is zeros, and is not computed.
+
+    Both are emptied: while the sums are computed, nothing else may hold the arrays that they are made of.
+    """
+    added = optim.add(total, part if counts else tree_map(mx.zeros_like, part))
+    for used in (total, part):
+        if used is not None and used is not added:
+            used.clear()
+    mx.eval(added)
+    return added
+
+
 class Loop:
     """Trains the adapter that is attached to a model; see :meth:`run`."""
 
@@ -125,10 +145,11 @@ class Loop:
         spec: AdapterSpec,
         knobs: Knobs,
         hooks: Sequence[Hook] = (),
+        group: Group | None = None,
     ) -> None:
         self.model, self.source, self.config, self.run_dir = model, source, config, run
         self.spec, self.knobs, self.hooks = spec, knobs, hooks
-        self.state = LoopState()
+        self.state, self.group, self._stop = LoopState(), group or Group(), _Stop()
         self.optimizer = optim.make_optimizer(config.optimizer, config.weight_decay)
         self.optimizer.init(model.trainable_parameters())
         self._objective = objective
@@ -167,71 +188,92 @@ class Loop:
         self._gradients, self._losses, self._norm, self._apply = gradients, losses, compile_(norm), apply
 
     def resume(self) -> None:
-        """Go back to the newest checkpoint of the run directory."""
-        self.state = checkpoint.restore(self.run_dir, self.model, self.optimizer)
+        """Go back to the newest checkpoint of the run directory, which only rank 0 needs to have."""
+        if self.group.rank == 0:
+            self.state = checkpoint.restore(self.run_dir, self.model, self.optimizer)
+        self.state = LoopState(**self.group.first(lambda: asdict(self.state)))
         self._compile()  # the optimizer's state is another object now
 
     def run(self) -> LoopResult:
         """Train to the planned end.
 
         Raises:
-            Interrupted: after SIGINT or SIGTERM, with a checkpoint written.
-            PersonaError: the loss is not finite, or the disk is full; earlier checkpoints stay.
+            Interrupted: after SIGINT, SIGTERM or SIGHUP, on any rank, with a checkpoint written.
+            PersonaError: the loss is not finite, the disk is full, or another rank is lost; earlier checkpoints stay.
         """
-        config, state = self.config, self.state
-        status = "done"
-        self.model.train()
-        with _catch_signals() as stop:
-            started = time.perf_counter() - state.seconds
-            if state.update == 0:
-                state.base_loss = self._evaluate()["loss"]
-            while state.update < config.updates:
-                if config.patience and state.worse >= config.patience:
-                    status = "stopped"
-                    self._emit("early_stop", reason=f"no better evaluation loss in {state.worse} evaluations")
-                    break
-                self._update(started)
-                due = state.update % config.eval_every == 0 or state.update == config.updates
-                if due:
-                    self._judge()
-                    self._emit("checkpoint", best_update=state.best_update)
-                if due or stop.asked:
-                    # Not an event where it was not planned: a resumed run's metrics equal an uninterrupted one's.
-                    checkpoint.save(self.run_dir, self.model, self.spec, self.optimizer, state, config.keep_last)
-                if stop.asked:
-                    raise Interrupted(
-                        f"stopped after update {state.update}", f"continue with --resume {self.run_dir.path}"
-                    )
+        with _catch_signals(self._stop):
+            try:
+                status = self._train()
+            except PeerLost as lost:
+                raise self._cut_off(lost) from lost
         self.model.eval()
-        return LoopResult(status, state, self._best_metrics())
+        return LoopResult(status, self.state, self._best_metrics())
+
+    def _train(self) -> str:
+        """All updates; returns the status of the run."""
+        config, state = self.config, self.state
+        started = time.perf_counter() - state.seconds
+        self._align()
+        self.model.train()
+        if state.update == 0:
+            state.base_loss = self._evaluate()["loss"]
+        while state.update < config.updates:
+            if config.patience and state.worse >= config.patience:
+                self._emit("early_stop", reason=f"no better evaluation loss in {state.worse} evaluations")
+                return "stopped"
+            try:
+                self._update(started)
+            except PeerLost:
+                self._save()  # the update was not made: all is as the one before left it
+                raise
+            due = state.update % config.eval_every == 0 or state.update == config.updates
+            if due:
+                self._align()
+                self._judge()
+                self._emit("checkpoint", best_update=state.best_update)
+            stopping = self.group.stopping(self._stop.asked)
+            if due or stopping:
+                # Not an event where it was not planned: a resumed run's metrics equal an uninterrupted one's.
+                self._save()
+            if stopping:
+                self.group.gather(None)  # nobody goes before the checkpoint is whole
+                raise Interrupted(f"stopped after update {state.update}", f"continue with --resume {self.run_dir.path}")
+        return "done"
+
+    def _save(self) -> None:
+        """Write a checkpoint of the newest update, on rank 0, if there is one."""
+        if self.group.rank == 0 and self.state.update:
+            checkpoint.save(self.run_dir, self.model, self.spec, self.optimizer, self.state, self.config.keep_last)
+
+    def _align(self) -> None:
+        """Rank 0's weights and optimizer state on all ranks: other chips round otherwise, and only rank 0 resumes."""
+        if self.group.size == 1:
+            return
+        self.model.update(self.group.sync(self.model.trainable_parameters()))
+        overwrite(self.optimizer.state, self.group.sync(self.optimizer.state))
+        mx.eval(self.model.state, self.optimizer.state)
+        adapters.refresh(self.model)
 
     def _update(self, started: float) -> None:
         """One optimizer update, logged."""
         config, state = self.config, self.state
         update = state.update + 1
         rate = optim.learning_rate(update, config.updates, config.learning_rate, config.warmup, config.final_lr)
-        grad_sum, sums, tokens, padded, supervised = None, None, 0, 0, 0
-        for number in range(state.cursor, state.cursor + config.grad_accumulation):
-            batch = self.source.train_batch(number, update)
-            if "rows" in batch:
-                adapters.set_row_keys(self.model, batch.pop("rows"))
-            tokens += self.source.tokens(number)
-            padded += int(batch["tokens"].size)
-            supervised += int(batch["weights"].sum())
-            (loss, weight, metrics), grads = self._gradients(batch, self.knobs)
-            grad_sum = optim.add(grad_sum, grads)
-            sums = optim.add(sums, {"loss": mx.stack([loss, weight]), **metrics})
-            mx.eval(grad_sum, sums)
-        assert sums is not None
-        figures = _means(sums)
-        factor, norm = self._norm(grad_sum, sums["loss"][1])
+        numbers = range(state.cursor, state.cursor + config.grad_accumulation)
+        total = None
+        for number, counts in self.group.share(numbers):
+            total = _add(total, self._micro_batch(number, update), counts)
+        total = self.group.reduce(total, self._stop.asked)
+        figures = _means(total["sums"])
+        factor, norm = self._norm(total["grads"], total["sums"]["loss"][1])
         grad_norm = float(norm)
         if not (math.isfinite(figures["loss"]) and math.isfinite(grad_norm)):
             raise self._not_finite(f"loss ({figures['loss']}) or gradient norm ({grad_norm})", update)
         self.optimizer.learning_rate = mx.array(rate, mx.float32)
-        self._apply(grad_sum, factor)
+        self._apply(total["grads"], factor)
         mx.eval(self.model.state, self.optimizer.state)
         adapters.refresh(self.model)
+        tokens, supervised = sum(self.source.tokens(number) for number in numbers), int(total["supervised"])
         state.update, state.cursor = update, state.cursor + config.grad_accumulation
         state.tokens, state.supervised = state.tokens + tokens, state.supervised + supervised
         state.seconds = time.perf_counter() - started
@@ -241,26 +283,38 @@ class Loop:
             learning_rate=rate,
             grad_norm=grad_norm,
             tokens=tokens,
-            padded_tokens=padded,
+            padded_tokens=int(total["padded"]),
             supervised_tokens=supervised,
             seconds=round(state.seconds, 3),
             peak_bytes=mx.get_peak_memory(),
         )
 
+    def _micro_batch(self, number: int, update: int) -> dict[str, Any]:
+        """The summed gradients and figures of one micro-batch, still to be computed."""
+        batch = self.source.train_batch(number, update)
+        if "rows" in batch:
+            adapters.set_row_keys(self.model, batch.pop("rows"))
+        (loss, weight, metrics), grads = self._gradients(batch, self.knobs)
+        return {
+            "grads": grads,
+            "sums": {"loss": mx.stack([loss, weight]), **metrics},
+            "supervised": batch["weights"].sum(),
+            "padded": mx.array(float(batch["tokens"].size)),
+        }
+
     def _evaluate(self) -> dict[str, float]:
         """Loss and metrics on the whole frozen evaluation set, logged."""
         self.model.eval()
-        sums, tokens = None, 0
-        for batch in self.source.eval_batches():
+        total = None
+        for batch, counts in self.group.share(self.source.eval_batches()):
             loss, weight, metrics = self._losses(batch, self.knobs)
-            sums = optim.add(sums, {"loss": mx.stack([loss, weight]), **metrics})
-            mx.eval(sums)
-            tokens += int(batch["weights"].sum())
-        assert sums is not None
-        figures = _means(sums)
+            sums = {"loss": mx.stack([loss, weight]), **metrics}
+            total = _add(total, {"sums": sums, "tokens": batch["weights"].sum()}, counts)
+        total = self.group.reduce(total, self._stop.asked)
+        figures = _means(total["sums"])
         if not math.isfinite(figures["loss"]):
             raise self._not_finite(f"evaluation loss ({figures['loss']})", self.state.update)
-        self._emit("eval", **figures, tokens=tokens)
+        self._emit("eval", **figures, tokens=int(total["tokens"]))
         self.model.train()
         return figures
 
@@ -272,6 +326,12 @@ class Loop:
             state.best_loss, state.best_update, state.worse = loss, state.update, 0
         else:
             state.worse += 1
+
+    def _cut_off(self, lost: PeerLost) -> PeerLost:
+        """The error that ends a run whose other ranks are lost; the checkpoints are on rank 0's machine."""
+        kept = sorted_checkpoints(self.run_dir.path)
+        left = f"the last good checkpoint is {kept[-1]}" if kept else f"it was at update {self.state.update}"
+        return PeerLost(f"{lost.message}; {left}", f"continue with --resume {self.run_dir.path}, on all ranks")
 
     def _not_finite(self, what: str, update: int) -> PersonaError:
         """The error that ends a run whose figures blew up; it names what is left."""

@@ -58,9 +58,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     original = stage.reference_log_probs
 
-    def counted(model: Any, logits: Any, rows: Any, batch_size: int) -> Any:
+    def counted(model: Any, logits: Any, rows: Any, *others: Any) -> Any:
         counts.append(len(rows.chosen))
-        return original(model, logits, rows, batch_size)
+        return original(model, logits, rows, *others)
 
     monkeypatch.setattr(stage, "reference_log_probs", counted)
     return counts
