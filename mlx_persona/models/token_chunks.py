@@ -14,8 +14,8 @@ import mlx.nn as nn
 
 from mlx_persona.models.lora import LoRALinear
 
-# Tokens at a time: enough for products at full speed.
-CHUNK = 1024
+# Tokens at a time: enough for products at full speed. A quantized base is dequantized for each part on the CPU.
+CHUNK = 512
 _GATED = {"gate_proj", "up_proj", "down_proj"}
 
 
