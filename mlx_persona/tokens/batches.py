@@ -21,7 +21,9 @@ from mlx_persona.tokens.grouping import by_count, by_tokens, pack, round_up, tak
 Batch = dict[str, NDArray[np.generic]]
 
 # Lengths are padded to a multiple of this, so that few shapes occur (few traces, reused buffers).
-LENGTH_STEP = 32
+LENGTH_STEP = 8
+# With a token budget, rows of one width class share micro-batches: wide classes leave few of them half filled.
+CLASS_STEP = 32
 TARGET_STEP = 64
 # Rows are sorted by length within windows of this many micro-batches: little padding, yet a shuffle.
 WINDOW = 16
@@ -206,7 +208,7 @@ class Plan:
             order = order[packed]
             lengths = np.add.reduceat(lengths[packed], starts[:-1]) if len(order) else lengths
         if self.batch_tokens:
-            sequences, edges = by_tokens(lengths, self.batch_tokens, LENGTH_STEP)
+            sequences, edges = by_tokens(lengths, self.batch_tokens, CLASS_STEP)
         else:
             sequences, edges = by_count(lengths, self.batch_size, WINDOW * self.batch_size)
         shuffled, edges = take(edges, rng.permutation(len(edges) - 1))
@@ -238,7 +240,7 @@ class Plan:
     @property
     def widest(self) -> int:
         """What the longest row takes up with its padding."""
-        return int(round_up(self._inputs.max(initial=0), LENGTH_STEP))
+        return int(round_up(self._inputs.max(initial=0), CLASS_STEP))
 
     def padding(self) -> float:
         """The share of the first epoch's tokens that is padding."""

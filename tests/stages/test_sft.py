@@ -91,7 +91,7 @@ def test_the_adapter_is_that_of_the_best_checkpoint_and_opens_in_stock_mlx_lm(le
 
 def test_an_early_stop_keeps_the_best_adapter(model: Path, data: Path, tmp_path: Path) -> None:
     """A rate that overshoots makes the loss worse: the run stops and the adapter is the early one."""
-    config = sft_config(model, data, tmp_path / "run", updates=40, eval_every=1, learning_rate=0.5, patience=2)
+    config = sft_config(model, data, tmp_path / "run", updates=40, eval_every=1, learning_rate=2.0, patience=2)
     result = sft(config)
     assert info(result.run)["status"] == "stopped"
     assert info(result.run)["updates"] == result.best_update + 2 < 40

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_persona.tokens.batches import LENGTH_STEP, WINDOW, Plan
+from mlx_persona.tokens.batches import CLASS_STEP, LENGTH_STEP, WINDOW, Plan
 from mlx_persona.tokens.grouping import PACK_WINDOW, by_tokens, pack
 
 lengths = st.lists(st.integers(2, 300), min_size=1, max_size=200)
@@ -40,8 +40,8 @@ def test_a_plan_of_some_windows_gives_the_plain_definition() -> None:
     assert list(plan.epoch(1)) == plain_epoch(plan, 1)
 
 
-def width(longest: int) -> int:
-    return max(LENGTH_STEP, -(-longest // LENGTH_STEP) * LENGTH_STEP)
+def width(longest: int, step: int = CLASS_STEP) -> int:
+    return max(step, -(-longest // step) * step)
 
 
 @given(lengths=lengths, seed=st.integers(0, 99), capacity=st.sampled_from([0, CAPACITY]), epoch=st.integers(0, 3))
@@ -103,7 +103,7 @@ def test_weights_hold_for_packed_rows_and_budgets() -> None:
 def test_a_token_budget_gives_few_shapes() -> None:
     """Full batches of a width all have as many rows; only where a width runs out there may be others."""
     lengths = np.random.default_rng(1).integers(2, 513, 5000)
-    order, edges = by_tokens(lengths - 1, 2048, LENGTH_STEP)
+    order, edges = by_tokens(lengths - 1, 2048, CLASS_STEP)
     shapes = [(width(int(lengths[order[a]]) - 1), int(b - a)) for a, b in pairwise(edges)]
     widths = {w for w, _ in shapes}
     assert len(widths) == 16
@@ -131,6 +131,6 @@ def test_padding_is_what_the_arrays_hold_beyond_the_inputs(lengths: list[int], o
     total = 0
     for index in range(len(found)):
         inputs = [sum(lengths[i] - 1 for i in sequence) for sequence in found.sequences(index)]
-        total += width(max(inputs)) * len(inputs)
+        total += width(max(inputs), LENGTH_STEP) * len(inputs)
     assert plan.padding() == pytest.approx(1 - sum(n - 1 for n in lengths) / total)
     assert f"{plan.padding():.0%} padding" in plan.describe()
