@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 from mlx_lm.models import llama, qwen2
 
 from mlx_persona.backend import on_cpu
@@ -37,17 +37,19 @@ _KINDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "qwen2": (qwen2, {"tie_word_embeddings": False}),  # its q, k and v have biases
 }
 # Tokens that end a reply: enough of them that replies end at different lengths.
-ENDS = set(range(0, WORDS, 24))
+ENDS = set(range(3, WORDS, 24))
 
 # How far a layer's result may be from the plain form, as a share of its largest element. One rounding costs
-# 2^-9 in bfloat16 and 2^-11 in float16, and a layer and its gradient make up to five in a row, each form its own: 8
-# leaves room. GPUs multiply float32 in TF32, which rounds as float16 does. On the CPU float32 is float32 (2^-24): sums
-# of a thousand products stay under 6e-5, and our exponential within 7e-6. A mistake shows as 0.1 or more.
-_ROUNDINGS = 8
+# 2^-9 in bfloat16 and 2^-11 in float16. A layer and its gradient make up to five in a row, a quantized product rounds
+# its weights too, and each form does so in its own way: 12 leave room. GPUs multiply float32 in TF32, which rounds as
+# float16 does. On the CPU float32 is float32 (2^-24): sums of a thousand products stay under 6e-5, and our exponential
+# within 7e-6. A mistake mostly shows as 0.1 or more.
+_ROUNDINGS = 12
 _UNIT = {mx.bfloat16: 2.0**-9, mx.float16: 2.0**-11, mx.float32: 2.0**-11}
 _CPU_LIMIT = 1e-4
 # A whole model makes those roundings in every layer of every block, and they add up as squares do: 14 layers give 4.
-DEPTH = 4
+# What goes through an exponential is allowed as much: a score of 8 is rounded by 4 units, and so is its probability.
+DEEP = 4
 
 
 class Measured(NamedTuple):
@@ -58,7 +60,7 @@ class Measured(NamedTuple):
 
 
 def limit(dtype: mx.Dtype, depth: int = 1) -> float:
-    """How far results may differ for activations of this type; ``DEPTH`` for a whole model."""
+    """How far results may differ for activations of this type; ``depth`` is 1 for a layer, else ``DEEP``."""
     return depth * (_CPU_LIMIT if on_cpu() and dtype == mx.float32 else _ROUNDINGS * _UNIT[dtype])
 
 
@@ -112,8 +114,8 @@ def small_model(kind: str, bits: int, dense: bool = False) -> LoadedModel:
         drawn = normal(1000 + index, *value.shape)
         if "norm" in name:
             drawn = 1 + 0.1 * drawn
-        elif value.ndim == 2 and "embed" not in name:
-            drawn = 1.5 * drawn / value.shape[1] ** 0.5
+        elif value.ndim == 2:  # an embedding so small that the blocks outweigh it, or a tied head says it again
+            drawn = 0.2 * drawn if "embed" in name else 1.5 * drawn / value.shape[1] ** 0.5
         weights.append((name, drawn.astype(mx.bfloat16)))
     model.load_weights(weights)
     nn.quantize(model, group_size=GROUP, bits=bits)
@@ -138,7 +140,7 @@ def adapt(model: nn.Module, dora: bool, trained: bool, dropout: float = 0.0) -> 
 
 def gradients(model: nn.Module, loss: Any) -> tuple[mx.array, dict[str, mx.array]]:
     """``loss()`` and its gradients by what is trained, eager; the model is as it was afterwards."""
-    own = tree_map(mx.array, model.trainable_parameters())
+    own = model.trainable_parameters()
     value, grads = nn.value_and_grad(model, loss)()
     mx.eval(value, grads)
     model.update(own)  # value_and_grad leaves its tracers in the model

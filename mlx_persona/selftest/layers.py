@@ -13,7 +13,7 @@ from mlx_persona.models import attention, cross_entropy, quantized
 from mlx_persona.models.dora import DoRALinear
 from mlx_persona.models.lora import LoRALinear
 from mlx_persona.models.quantized import dense_weight
-from mlx_persona.selftest.kit import GROUP, Measured, distance, limit, linear, normal
+from mlx_persona.selftest.kit import DEEP, GROUP, Measured, distance, limit, linear, normal
 
 _IN, _OUT, _TOKENS = 256, 384, 48
 _RANK, _SCALE = 8, 2.0
@@ -47,7 +47,7 @@ def quantized_product(dtype: mx.Dtype, bits: int) -> Measured:
 
 
 def adapter_layer(dtype: mx.Dtype, bits: int, dora: bool) -> Measured:
-    """LoRA or DoRA on a quantized layer, with the gradients by x, A, B and m, against W + sBA written out in float32."""
+    """LoRA or DoRA on a quantized layer, with gradients by x, A, B and m, against W + sBA written out in float32."""
     base = linear(_OUT, _IN, bits, dtype)
     layer = (DoRALinear if dora else LoRALinear)(base, _RANK, _SCALE, 0.0, "layers.0.q_proj", 0)
     layer.lora_b = 0.1 * normal(4, _RANK, _OUT)
@@ -97,7 +97,7 @@ def loss_in_slabs(dtype: mx.Dtype, tied: bool, bits: int | None) -> Measured:
         return nn.losses.cross_entropy(hidden @ weight.T + bias, targets)
 
     got, expected = with_gradients(ours, (hidden,)), with_gradients(plain, (hidden.astype(mx.float32),))
-    return Measured(distance(got, expected), limit(dtype))
+    return Measured(distance(got, expected), limit(dtype, DEEP))
 
 
 def _plain_attention(q: mx.array, k: mx.array, v: mx.array, allowed: mx.array) -> mx.array:
@@ -133,4 +133,4 @@ def attention_form(dtype: mx.Dtype, mask: str) -> Measured:
 
     exact = (q.astype(mx.float32), k.astype(mx.float32), v.astype(mx.float32))
     expected = with_gradients(lambda q, k, v: _plain_attention(q, k, v, allowed), exact)
-    return Measured(max(distance(with_gradients(f, (q, k, v)), expected) for f in (ours, theirs)), limit(dtype))
+    return Measured(max(distance(with_gradients(f, (q, k, v)), expected) for f in (ours, theirs)), limit(dtype, DEEP))

@@ -17,7 +17,7 @@ from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import row_logits
 from mlx_persona.runs import Run
 from mlx_persona.selftest.kit import (
-    DEPTH,
+    DEEP,
     Measured,
     activations,
     adapt,
@@ -124,7 +124,7 @@ def compiled_step() -> Measured:
     ]
     # A NaN must not be hidden by what it is compared with.
     worst = math.nan if any(map(math.isnan, apart)) else max(apart)
-    return Measured(worst, limit(activations()[0], DEPTH))
+    return Measured(worst, limit(activations()[0], DEEP))
 
 
 def resume() -> Measured:
@@ -153,4 +153,4 @@ def recomputed(bits: int, kind: str, blocks: bool, chunks: bool) -> Measured:
         return [loss, *(grads[name] for name in sorted(grads))]
 
     found = distance(measured(blocks, chunks), measured(False, False))
-    return Measured(found, limit(activations()[0], DEPTH))
+    return Measured(found, limit(activations()[0], DEEP))

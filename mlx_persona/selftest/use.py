@@ -16,7 +16,7 @@ from mlx_persona.generation import engine
 from mlx_persona.generation.sampling import Sampling
 from mlx_persona.models import adapters, substitutes
 from mlx_persona.models.load import LoadedModel
-from mlx_persona.selftest.kit import DEPTH, ENDS, WORDS, Measured, activations, adapt, distance, limit, small_model
+from mlx_persona.selftest.kit import DEEP, ENDS, WORDS, Measured, activations, adapt, distance, limit, small_model
 
 _LONGEST = 20
 
@@ -34,7 +34,7 @@ def adapter_in_mlx_lm(kind: str, bits: int, dora: bool) -> Measured:
     with substitutes.as_in_mlx_lm(stock):
         expected = stock(tokens)
         mx.eval(got, expected)
-    return Measured(distance([got], [expected]), limit(activations()[0], DEPTH))
+    return Measured(distance([got], [expected]), limit(activations()[0], DEEP))
 
 
 def _regret(loaded: LoadedModel, prompt: Sequence[int], reply: Sequence[int]) -> float:
@@ -49,7 +49,7 @@ def _regret(loaded: LoadedModel, prompt: Sequence[int], reply: Sequence[int]) ->
         return mx.array([next(forced)])
 
     worst = []
-    steps = generate_step(mx.array(prompt), loaded.model, max_tokens=len(reply) + ended, sampler=sampler)
+    steps = generate_step(mx.array(list(prompt)), loaded.model, max_tokens=len(reply) + ended, sampler=sampler)
     for place, (_, logprobs) in enumerate(steps):
         row = np.array(logprobs.astype(mx.float32), np.float64)
         written = [reply[place]] if place < len(reply) else sorted(ENDS)  # any of them ends it
@@ -73,4 +73,4 @@ def short_generation(kind: str, bits: int) -> Measured:
     engine.write(loaded, prompts, Sampling(_LONGEST, 0.0, 1.0, 0), replies.__setitem__, batch_size=3)
     with substitutes.as_in_mlx_lm(loaded.model):
         regrets = [_regret(loaded, prompt, replies[i]) for i, prompt in enumerate(prompts)]
-    return Measured(float(np.max(regrets)), limit(activations()[0], DEPTH))
+    return Measured(float(np.max(regrets)), limit(activations()[0], DEEP))
