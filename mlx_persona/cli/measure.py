@@ -104,7 +104,7 @@ def _doctor(config: DoctorConfig, as_json: bool) -> None:
             ui.table_out("Selftest", *checks.table())
     if checks and checks.failed:
         raise PersonaError(
-            f"{len(checks.failed)} of {len(checks.checks)} checks failed: {', '.join(checks.failed)}",
+            f"{len(checks.failed)} of {len(checks.checks)} checks failed: {'; '.join(checks.failed)}",
             "paste both tables into a bug report",
         )
 
