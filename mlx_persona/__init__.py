@@ -25,6 +25,7 @@ _WHERE = {
     "make_card": "mlx_persona.stages.card",
     "bench": "mlx_persona.benchmarks.step",
     "doctor": "mlx_persona.backend",
+    "selftest": "mlx_persona.selftest.run",
     "demo": "mlx_persona.demo",
     "ChatSession": "mlx_persona.generation.chat",
     "PersonaError": "mlx_persona.errors",

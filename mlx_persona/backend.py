@@ -6,10 +6,12 @@ reports, in :func:`doctor` and :func:`slow_blas_problem`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
 import platform
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -20,6 +22,8 @@ from mlx_persona import blas
 
 BLAS_HINT = "pip install 'mlx-persona[cpu]'  (or: apt-get install libopenblas0-pthread)"
 SLOW_GFLOPS = 15.0
+# What changes how MLX computes.
+_MLX_SETTINGS = ("MLX_DISABLE_COMPILE", "MLX_ENABLE_TF32", "MLX_METAL_FAST_SYNCH")
 
 
 BLAS: str | None = blas.load()
@@ -92,6 +96,37 @@ def versions() -> dict[str, str]:
     threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")
     out["threads"] = threads or str(os.cpu_count())
     return out
+
+
+def chip_name() -> str:
+    """The processor as its maker calls it, where the system tells."""
+    if sys.platform == "darwin":
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            return subprocess.run(asked, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_machine() -> dict[str, str]:
+    """What a maintainer must know to repeat what happened here; it names no person and no path."""
+    known = versions()
+    info = mx.device_info()
+    settings = sorted(f"{k}={v}" for k, v in os.environ.items() if k in _MLX_SETTINGS)
+    return {
+        "mlx-persona": known["mlx-persona"],
+        "mlx, mlx-lm": f"{known['mlx']}, {known['mlx-lm']}",
+        "Python, NumPy": f"{known['python']}, {known['numpy']}",
+        "system": platform.platform(),
+        "device": f"{device_name()}: {info.get('device_name', 'unknown')} ({info.get('architecture', 'unknown')})",
+        "chip": f"{chip_name()}, {os.cpu_count()} cores",
+        "memory": f"{memory_bytes() / 2**30:.1f} GB",
+        "BLAS, threads": f"{known['blas']}, {known['threads']}",
+        "MLX settings": ", ".join(settings) or "none",
+    }
 
 
 @dataclass(frozen=True)

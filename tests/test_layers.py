@@ -18,7 +18,7 @@ LAYERS = (
     ("generation", "training", "phase"),
     ("evals",),
     ("stages",),
-    ("benchmarks",),
+    ("benchmarks", "selftest"),
     ("cleaning", "demo", "cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from mlx_persona import ui
@@ -15,6 +17,10 @@ from mlx_persona.config import (
     DpoBenchConfig,
     GenerateBenchConfig,
 )
+from mlx_persona.errors import PersonaError
+
+if TYPE_CHECKING:
+    from mlx_persona.selftest.run import SelfTest
 
 
 def _eval(config: CardConfig, as_json: bool) -> None:
@@ -83,23 +89,30 @@ def _bench_data(config: DataBenchConfig, as_json: bool) -> None:
 
 
 def _doctor(config: DoctorConfig, as_json: bool) -> None:
-    from mlx_persona.backend import doctor
+    from mlx_persona.backend import describe_machine, doctor
 
     report = doctor(config.seconds)
+    checks = _selftest() if config.selftest else None
     if as_json:
-        ui.json_out(report.to_json())
-        return
-    rows = [
-        ["device", report.device],
-        ["mlx", report.mlx],
-        ["mlx-lm", report.mlx_lm],
-        ["BLAS", report.blas or ("built in" if report.device == "cpu" else "not used")],
-        ["fp32 matrix products", f"{report.gflops:g} GFLOP/s"],
-        ["memory", f"{report.memory_bytes / 2**30:.1f} GB"],
-    ]
-    ui.table_out("This machine", ["", ""], rows)
-    for problem in report.problems:
-        ui.warn(problem)
+        ui.json_out({**report.to_json(), **({"selftest": checks.to_json()} if checks else {})})
+    else:
+        rows = [*describe_machine().items(), ("fp32 matrix products", f"{report.gflops:g} GFLOP/s")]
+        ui.table_out("This machine", ["", ""], rows)
+        for problem in report.problems:
+            ui.warn(problem)
+        if checks:
+            ui.table_out("Selftest", *checks.table())
+    if checks and checks.failed:
+        raise PersonaError(
+            f"{len(checks.failed)} of {len(checks.checks)} checks failed: {'; '.join(checks.failed)}",
+            "paste both tables into a bug report",
+        )
+
+
+def _selftest() -> SelfTest:
+    from mlx_persona.selftest.run import selftest
+
+    return selftest()
 
 
 commands: dict[str, click.Command] = {

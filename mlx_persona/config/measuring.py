@@ -107,6 +107,7 @@ class DoctorConfig:
     """What this machine can do."""
 
     seconds: float = option(0.5, "how long to measure matrix products, in seconds", above=0.0)
+    selftest: bool = option(False, "also check training and generation here against plain forms, for a bug report")
 
     def __post_init__(self) -> None:
         check(self)

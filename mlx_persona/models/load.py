@@ -121,16 +121,28 @@ def load_model(name: str) -> LoadedModel:
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise PersonaError(f"mlx-lm cannot load {path}: {_first_line(error)}") from error
     if backend.on_cpu():
-        if _fits_dense(model, name):
-            _to_float32(model)
-        else:
-            _keep_quantized(model)
+        dense = _fits_dense(model, name)
+        if not dense:
             ui.info(f"{name} stays quantized in memory: in float32 it would take most of this machine's")
-        substitutes.speed_up(model)
+        for_cpu(model, dense)
+    make_ready(model)
+    return LoadedModel(model, load_tokenizer(path), config, path, model_name(path), identity(path))
+
+
+def for_cpu(model: Any, dense: bool) -> None:
+    """Give a model, in place, the form and the functions that the CPU computes with: dense float32, or quantized."""
+    if dense:
+        _to_float32(model)
+    else:
+        _keep_quantized(model)
+    substitutes.speed_up(model)
+
+
+def make_ready(model: Any) -> None:
+    """Compute a model's weights, and put it in eval mode, frozen."""
     mx.eval(model.parameters())
     model.eval()
     model.freeze()
-    return LoadedModel(model, load_tokenizer(path), config, path, model_name(path), identity(path))
 
 
 def load_tokenizer(path: Path) -> Any:

@@ -69,6 +69,7 @@ class LoopConfig:
     patience: int
     keep_last: int
     optimizer: str = "adamw"
+    compiled: bool | None = None  # None: where it pays
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _catch_signals(stop: _Stop) -> Iterator[None]:
 
 
 def _as_is(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
-    """Stands in for ``mx.compile`` where compiling does not pay."""
+    """Stands in for ``mx.compile`` where nothing is compiled."""
     return function
 
 
@@ -158,7 +159,9 @@ class Loop:
     def _compile(self) -> None:
         model, optimizer, objective, clip = self.model, self.optimizer, self._objective, self.config.clip
         short = self.config.updates * self.config.grad_accumulation < COMPILE_FROM
-        compile_ = _as_is if backend.on_cpu() and short else mx.compile
+        pays = not (backend.on_cpu() and short)
+        wanted = pays if self.config.compiled is None else self.config.compiled
+        compile_ = mx.compile if wanted else _as_is
         reads, writes = [model.state], [model.state, optimizer.state]
 
         def with_aux(batch: Batch, knobs: Knobs) -> Any:
