@@ -14,7 +14,7 @@ from mlx_persona.config.data import (
     ReviewConfig,
 )
 from mlx_persona.config.measuring import BenchConfig, CleanBenchConfig, DemoConfig, DoctorConfig
-from mlx_persona.config.training import DpoConfig, SftConfig
+from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
 from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ShowConfig
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "FuseConfig",
     "GenerateConfig",
     "PairsConfig",
+    "PlanConfig",
     "ReviewConfig",
     "SftConfig",
     "ShowConfig",

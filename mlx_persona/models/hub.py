@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import (
     GatedRepoError,
     HFValidationError,
@@ -15,6 +17,7 @@ from huggingface_hub.errors import (
 from mlx_lm.utils import DEFAULT_ALLOW_PATTERNS
 
 from mlx_persona.errors import PersonaError
+from mlx_persona.files import check_space
 from mlx_persona.models.weights import weight_files
 
 LOCAL_HINT = "give a local model directory: --model PATH"
@@ -28,6 +31,7 @@ def fetch_repo(repo: str) -> Path:
     """
     if (cached := _cached(repo)) is not None:
         return cached
+    _check_room(repo)
     try:
         path = Path(snapshot_download(repo, allow_patterns=DEFAULT_ALLOW_PATTERNS))
     except HFValidationError as error:
@@ -54,6 +58,37 @@ def fetch_repo(repo: str) -> Path:
         raise PersonaError(f"cannot download {repo}: {reason}", LOCAL_HINT) from error
     weight_files(path)
     return path
+
+
+def fetch_config(repo: str) -> Path:
+    """The local folder of a Hub repo's ``config.json``: nothing else is downloaded.
+
+    Raises:
+        PersonaError: no such repo, no access, or no network.
+    """
+    try:
+        return Path(hf_hub_download(repo, "config.json")).parent
+    except Exception as error:  # whatever the Hub, an HTTP client or the file system raise
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise PersonaError(f"cannot read the config of {repo}: {reason}", LOCAL_HINT) from error
+
+
+def download_bytes(repo: str) -> int | None:
+    """What a download of the whole repo takes on disk, as the Hub says; None where it does not say."""
+    try:
+        siblings = HfApi().model_info(repo, files_metadata=True).siblings or []
+    except Exception:  # the download that follows says what is wrong
+        return None
+    kept = [s for s in siblings if any(fnmatch(s.rfilename, pattern) for pattern in DEFAULT_ALLOW_PATTERNS)]
+    return sum(s.size or 0 for s in kept) or None
+
+
+def _check_room(repo: str) -> None:
+    """Raises PersonaError where the cache's disk has no room for the repo."""
+    if (needed := download_bytes(repo)) is not None:
+        check_space(
+            Path(HF_HUB_CACHE), needed, f"downloading {repo}", "free some space, or set HF_HOME to another disk"
+        )
 
 
 def _cached(repo: str) -> Path | None:

@@ -218,7 +218,9 @@ def fit(measured: Sequence[tuple[Case, Peaks]], head: float) -> Coefficients:
     )
     checkpointed_ = kinds[True].pop("")
     kinds[False].pop("")
-    return Coefficients("CPU, float32", Kind(**kinds[False]), Kind(**kinds[True]), checkpointed_, forward, round(head, 2))
+    return Coefficients(
+        "CPU, float32", Kind(**kinds[False]), Kind(**kinds[True]), checkpointed_, forward, round(head, 2)
+    )
 
 
 def _sizes(case: Case) -> Sizes:

@@ -46,7 +46,10 @@ class Kind:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """A device's: ``head`` counts copies of the logits; ``measured`` says where, or that it was not."""
+    """A device's: ``head`` counts copies of the logits, ``head_chunk`` the targets that the loss takes at a time (0: all).
+
+    ``measured`` says where, or that it was not.
+    """
 
     measured: str
     lora: Kind
@@ -54,6 +57,7 @@ class Coefficients:
     checkpointed: Sizes
     forward: Sizes
     head: float
+    head_chunk: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
@@ -75,4 +79,5 @@ def coefficients(device: str) -> Coefficients:
         Sizes(**value["checkpointed"]),
         Sizes(**value["forward"]),
         value["head"],
+        value.get("head_chunk", 0),
     )

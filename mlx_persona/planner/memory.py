@@ -13,6 +13,7 @@ from mlx_persona.planner.coefficients import Sizes, coefficients
 from mlx_persona.planner.shapes import FULL, HALF, Block, Shapes
 
 DENSE, PACKED = "dense", "packed"
+FULL_ROWS = 4  # float32 copies of the largest layer while it is merged and quantized
 _PROMPT_TOKENS = 2048  # read at once, as generation/engine.py does
 _DENSE_SHARE = 0.8  # of the memory, for a dense float32 base on the CPU
 
@@ -107,6 +108,11 @@ def sizes(shapes: Shapes, block: Block, load: Load, setup: Setup) -> Sizes:
     )
 
 
+def _logits(shapes: Shapes, load: Load, chunk: int) -> int:
+    """Bytes of one copy of the logits: of all targets, or of ``chunk`` at a time where the loss is computed so."""
+    return min(load.targets, chunk or load.targets) * shapes.vocabulary * FULL
+
+
 def _step(shapes: Shapes, setup: Setup, load: Load, held: int) -> tuple[int, dict[str, int]]:
     """Peak of a micro-batch, forward and backward, above nothing, and its parts; ``held`` is there all the time."""
     known = coefficients(setup.device)
@@ -124,7 +130,10 @@ def _step(shapes: Shapes, setup: Setup, load: Load, held: int) -> tuple[int, dic
         else:
             kept += measures.times(kind.saved)
             work = max(work, measures.times(kind.working))
-    head = known.head * load.targets * shapes.vocabulary * FULL
+    logits = _logits(shapes, load, known.head_chunk)
+    head = known.head * logits
+    if setup.checkpointed >= len(shapes.blocks):
+        again += logits  # the last block's recompute begins while one copy is alive
     per_block = grads / max(1, len(shapes.blocks) - first)
     waiting = grads if setup.accumulation > 1 else 0
     # Saved activations shrink while gradients grow, so the peak is where the backward pass begins or where it ends.
@@ -143,7 +152,7 @@ def _forward(shapes: Shapes, setup: Setup, load: Load) -> int:
     """What a forward pass without gradients takes beside what is held."""
     known = coefficients(setup.device)
     work = max(sizes(shapes, block, load, setup).times(known.forward) for block in shapes.blocks)
-    return round(max(work, known.head * load.targets * shapes.vocabulary * FULL))
+    return round(max(work, known.head * _logits(shapes, load, known.head_chunk)))
 
 
 def peak(shapes: Shapes, setup: Setup, train: Load, evaluation: Load) -> Peak:

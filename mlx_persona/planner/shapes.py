@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx_persona.backend  # a fast BLAS comes before mlx
+import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
 
 # isort: split
 

@@ -20,6 +20,7 @@ from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import load_model
 from mlx_persona.runs import file_hash
 from mlx_persona.schema import Conversation
+from mlx_persona.stages.budget import batches_load, largest_load, prepare, run_work
 from mlx_persona.stages.training import (
     TrainResult,
     announce,
@@ -29,7 +30,6 @@ from mlx_persona.stages.training import (
     guarded,
     open_run,
     plan,
-    prepare,
     resumed_config,
     train_progress,
 )
@@ -150,8 +150,11 @@ def sft(config: SftConfig) -> TrainResult:
         config.seed,
     )
     announce(spec, loaded.model, config.learning_rate)
-    prepare(loaded, config.grad_checkpoint)
     loop_config = plan(config, source.plan.per_epoch, train.tokens, source.eval_tokens)
+    read = (train.tokens, train.targets, source.eval_tokens)
+    work = run_work(config, loop_config, source.plan.per_epoch, read, train.tokens // len(train.rows))
+    loads = (largest_load(train.rows, config.batch_size), batches_load(source.eval_batches()))
+    planned = prepare(loaded, config, spec, loads, loop_config, work)
     info = {
         "stage": "sft",
         "model": config.model,
@@ -165,7 +168,7 @@ def sft(config: SftConfig) -> TrainResult:
         loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, knobs={})
         if config.resume:
             loop.resume()
-        with train_progress("sft", loop_config.updates, loop.state.update) as hook:
+        with train_progress("sft", loop_config.updates, loop.state.update, planned) as hook:
             loop.hooks = [hook]
             result = loop.run()
         adapter = choose_adapter(run, result)
