@@ -283,7 +283,7 @@ if __name__ == "__main__":
     if "--write" in sys.argv:
         known = json.loads(FILE.read_text(encoding="utf-8"))
         low = {"low": 4.0}
-        value = fitted.to_json()
+        value = {**fitted.to_json(), "head_chunk": known["cpu"].get("head_chunk", 0)}  # the loss's own setting
         for kind in ("lora", "dora"):
             value[kind]["saved"].update(low)
         write_text(FILE, json.dumps({**known, "cpu": value}, indent=2) + "\n")

@@ -46,8 +46,9 @@ class Kind:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """A device's: ``head`` counts copies of the logits, ``head_chunk`` the targets that the loss takes at a time (0: all).
+    """A device's.
 
+    ``head`` counts copies of the logits, ``head_chunk`` the targets that the loss takes at a time (0: all).
     ``measured`` says where, or that it was not.
     """
 

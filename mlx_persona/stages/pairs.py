@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_persona import ui
+from mlx_persona.awake import awake
 from mlx_persona.config import PairsConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.generation.chat import find_model
@@ -221,7 +222,7 @@ def _write_replies(config: PairsConfig, job: _Job, out: Path) -> dict[int, Reply
     """Replies by number (candidate x sources + source): those kept from before, and the missing ones."""
     total = len(job.candidates) * len(job.sources)
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
-    with keeping(out, job.key, total, "pairs") as kept:
+    with awake(), keeping(out, job.key, total, "pairs") as kept:
         if kept.whole:
             return kept.written
         loaded = load_model(job.model)
