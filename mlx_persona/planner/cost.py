@@ -25,7 +25,7 @@ class Work:
 
 
 def training_flops(shapes: Shapes, setup: Setup, work: Work) -> float:
-    """Operations of a run: per weight and token 2 forward, 2 backward (frozen: no gradient of its own), 2 recomputed."""
+    """Operations of a run: per weight and token 2 forward, 2 backward (frozen: no own gradient), 2 recomputed."""
     adapter = trainable(shapes, setup.rank, setup.dora, setup.num_layers)
     first = 0 if setup.num_layers < 0 else len(shapes.blocks) - setup.num_layers
     per_token = forward = 0.0

@@ -30,6 +30,7 @@ from mlx_persona.tokens.render import Renderer
 
 # Where there is no tokenizer: letters per token of chat, and tokens that the template adds to a turn.
 _LETTERS, _PER_TURN = 3.5, 5
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 _ASSUMED_ROWS, _ASSUMED_TARGETS = 500, 0.3
 
 
@@ -168,10 +169,9 @@ def _data(config: PlanConfig, folder: Path, pairs: bool) -> Data:
     name = Path("data/pairs" if pairs and config.data == PlanConfig().data else config.data) / "train.jsonl"
     if not name.is_file():
         return _assumed(config, config.rows or _ASSUMED_ROWS)
-    try:
-        tokenizer = load_tokenizer(folder)
-    except PersonaError:
+    if not any((folder / known).is_file() for known in _TOKENIZERS):
         return _assumed(config, len(read_pairs(name))) if pairs else _by_letters(config, name)
+    tokenizer = load_tokenizer(folder)
     if pairs:
         found = pair_rows(read_pairs(name), Renderer(tokenizer, system=config.system), config.max_seq_length)
         rows_ = (*found.chosen, *found.rejected)

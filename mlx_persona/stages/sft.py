@@ -17,7 +17,7 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import row_logits
-from mlx_persona.models.load import load_model
+from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.runs import file_hash
 from mlx_persona.schema import Conversation
 from mlx_persona.stages.budget import batches_load, largest_load, prepare, run_work
@@ -37,7 +37,7 @@ from mlx_persona.tokens.batches import Plan, Row, collate, evenly, ordered_batch
 from mlx_persona.tokens.dataset import Rows, common_system, conversation_rows, load_split
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training import objectives
-from mlx_persona.training.loop import Loop
+from mlx_persona.training.loop import Loop, LoopConfig
 from mlx_persona.training.objectives import Batch
 
 
@@ -111,6 +111,17 @@ def _hashes(config: SftConfig) -> dict[str, str]:
     return {**data_hashes(Path(config.data), ("train", "valid")), **extra}
 
 
+def _budget(
+    loaded: LoadedModel, config: SftConfig, spec: AdapterSpec, source: SftSource, loop: LoopConfig
+) -> float | None:
+    """The plan of the run, shown, and acted upon; the seconds that it is thought to take."""
+    rows = source.train
+    read = (sum(source.plan.lengths), sum(row.targets for row in rows), source.eval_tokens)
+    work = run_work(config, loop, source.plan.per_epoch, read, read[0] // len(rows))
+    loads = (largest_load(rows, config.batch_size), batches_load(source.eval_batches()))
+    return prepare(loaded, config, spec, loads, loop, work)
+
+
 def sft(config: SftConfig) -> TrainResult:
     """Train an adapter on the person's replies and write a run directory.
 
@@ -151,10 +162,7 @@ def sft(config: SftConfig) -> TrainResult:
     )
     announce(spec, loaded.model, config.learning_rate)
     loop_config = plan(config, source.plan.per_epoch, train.tokens, source.eval_tokens)
-    read = (train.tokens, train.targets, source.eval_tokens)
-    work = run_work(config, loop_config, source.plan.per_epoch, read, train.tokens // len(train.rows))
-    loads = (largest_load(train.rows, config.batch_size), batches_load(source.eval_batches()))
-    planned = prepare(loaded, config, spec, loads, loop_config, work)
+    planned = _budget(loaded, config, spec, source, loop_config)
     info = {
         "stage": "sft",
         "model": config.model,
