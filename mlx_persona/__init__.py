@@ -18,6 +18,7 @@ from typing import Any
 _WHERE = {
     "clean": "mlx_persona.cleaning",
     "augment": "mlx_persona.stages.augment",
+    "plan": "mlx_persona.stages.plan",
     "sft": "mlx_persona.stages.sft",
     "make_pairs": "mlx_persona.stages.pairs",
     "dpo": "mlx_persona.stages.dpo",
@@ -33,7 +34,7 @@ _WHERE = {
     **{
         f"{name}Config": "mlx_persona.config"
         for name in (
-            *("Clean", "Augment", "Sft", "Pairs", "Dpo", "Fuse"),
+            *("Clean", "Augment", "Plan", "Sft", "Pairs", "Dpo", "Fuse"),
             *("Generate", "Card", "Bench", "Show", "Demo", "Doctor"),
         )
     },

@@ -31,6 +31,26 @@ def write_pieces(path: Path, pieces: Iterable[str]) -> None:
         part.unlink(missing_ok=True)
 
 
+def check_space(folder: Path, needed: int, what: str, hint: str) -> None:
+    """Check that a folder's disk (or that of the nearest one above it that exists) has room.
+
+    Args:
+        folder: where it is to be written.
+        needed: bytes.
+        what: what needs them, as the message begins: ``this run``.
+        hint: the way out.
+
+    Raises:
+        PersonaError: with how much is needed and how much is free.
+    """
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise PersonaError(
+            f"{what} needs {needed / 1e9:.2f} GB on disk, but {folder} has {free / 1e9:.2f} GB free", hint
+        )
+
+
 # A file-size limit is a full disk by another name; mlx reports both as RuntimeError, without a number.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
 

@@ -18,6 +18,7 @@ import yaml
 from mlx_persona.errors import PersonaError
 
 C = TypeVar("C")
+OFF = "off"
 
 
 def option(
@@ -30,6 +31,7 @@ def option(
     above: float | None = None,
     maximum: float | None = None,
     hidden: bool = False,
+    bare: str = "",
 ) -> Any:
     """A dataclass field that is also a command-line option and a commented YAML line.
 
@@ -40,6 +42,7 @@ def option(
         choices: the allowed strings.
         minimum, above, maximum: bounds for numbers (``>=``, ``>``, ``<=``).
         hidden: settable from YAML and Python, but no command-line option.
+        bare: what text the flag means when it stands without a value; ``--no-flag`` means ``off``.
     """
     metadata = {
         "help": help,
@@ -49,6 +52,7 @@ def option(
         "above": above,
         "maximum": maximum,
         "hidden": hidden,
+        "bare": bare,
     }
     if isinstance(default, list | dict):
         raise TypeError("an option's default must be immutable")
@@ -145,9 +149,14 @@ def build(config: type[C], file: Path | None, overrides: dict[str, Any]) -> C:
             hint = nearest(str(key), known) or f"known keys: {', '.join(known)}"
             raise PersonaError(f"unknown key {key!r} in {file}", hint)
     merged = {**values, **overrides}
+    metadata = {f.name: f.metadata for f in dataclasses.fields(config)}  # type: ignore[arg-type]
+    defaults = {f.name: f.default for f in dataclasses.fields(config)}  # type: ignore[arg-type]
     for key, value in merged.items():
         kind, many, _ = field_type(config, key)
-        if many:
+        if metadata[key]["bare"] and (value is None or isinstance(value, bool)):
+            # YAML 1.1 reads on and off as true and false; nothing is the default.
+            merged[key] = defaults[key] if value is None else metadata[key]["bare"] if value else OFF
+        elif many:
             items = value if isinstance(value, list | tuple) else [value]
             # A name may look like a number: a phone's.
             merged[key] = tuple(str(i) if kind is str and type(i) is int else i for i in items)

@@ -13,10 +13,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # Lowest first; within a layer modules may import one another.
 LAYERS = (
-    ("errors", "cache", "blas", "files", "schema", "settings", "config", "ui", "runs", "model_names", "backend"),
+    (
+        *("errors", "cache", "blas", "files", "schema", "settings", "config", "ui", "runs", "model_names"),
+        *("awake", "backend"),
+    ),
     ("tokens", "models"),
     ("generation", "training", "phase"),
-    ("evals",),
+    ("evals", "planner"),
     ("stages",),
     ("benchmarks", "selftest"),
     ("cleaning", "demo", "cli", "__main__"),
@@ -77,7 +80,7 @@ def test_imports_go_one_way(path: Path) -> None:
         if top == "rich":
             assert name == "mlx_persona.ui", where
         if top in ("mlx", "mlx_lm"):
-            low = {"errors", "cache", "blas", "files", "schema", "settings", "config", "ui", "runs", "model_names"}
+            low = set(LAYERS[0]) - {"backend"}
             assert name.startswith("mlx_persona."), where
             assert layer(name) not in low, where
 

@@ -147,7 +147,7 @@ def test_every_option_says_what_it_is_in_one_line(kind: type) -> None:
         alpha=st.none() | st.floats(1e-3, 1e3),
         updates=st.none() | st.integers(1, 10**6),
         dora=st.booleans(),
-        grad_checkpoint=st.none() | st.booleans(),
+        grad_checkpoint=st.sampled_from(["auto", "on", "off", "0", "12"]),
         system=st.text(st.characters(exclude_categories=("Cs", "Cc"))),
     )
 )
@@ -167,3 +167,17 @@ def test_defaults_that_scripts_rely_on() -> None:
     assert (SftConfig().alpha, SftConfig().dora, SftConfig().mask_prompt) == (None, True, True)
     assert (DpoConfig().rank, DpoConfig().fresh) == (None, False)
     assert GenerateConfig().system is None
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"), [("on", "on"), ("off", "off"), ("true", "on"), ("null", "auto"), ("4", "4"), ("auto", "auto")]
+)
+def test_yaml_s_on_and_off_are_words_for_an_option_that_takes_them(text: str, wanted: str, tmp_path: Path) -> None:
+    (tmp_path / "sft.yaml").write_text(f"grad_checkpoint: {text}\n")
+    assert build(SftConfig, tmp_path / "sft.yaml", {}).grad_checkpoint == wanted
+
+
+@pytest.mark.parametrize("wanted", ["yes", "-1", "1.5", ""])
+def test_checkpointing_must_be_a_choice_or_a_number(wanted: str) -> None:
+    with pytest.raises(PersonaError, match="grad_checkpoint must be auto, on, off or a number of blocks"):
+        SftConfig(grad_checkpoint=wanted)

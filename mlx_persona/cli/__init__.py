@@ -17,6 +17,7 @@ COMMANDS = {
     "data": "data",
     "review": "review",
     "augment": "train",
+    "plan": "train",
     "sft": "train",
     "pairs": "train",
     "dpo": "train",

@@ -12,15 +12,32 @@ import click
 
 from mlx_persona import ui
 from mlx_persona.errors import PersonaError
-from mlx_persona.settings import build, field_type
+from mlx_persona.settings import OFF, build, field_type
 
 Runner = Callable[..., Any]
+_NEGATED = "mlx_persona.negated"
 
 
 def config_options(config: type) -> list[click.Parameter]:
     """One option per field of a config, in its order."""
     fields = [f for f in dataclasses.fields(config) if not f.metadata["hidden"]]
-    return [_option(config, field) for field in fields]
+    options: list[click.Parameter] = []
+    for field in fields:
+        options.append(_option(config, field))
+        if field.metadata["bare"]:
+            options.append(_negation(field.name))
+    return options
+
+
+def _negation(name: str) -> click.Option:
+    """``--no-name`` for an option whose flag may stand alone."""
+
+    def note(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.meta[_NEGATED] = {**ctx.meta.get(_NEGATED, {}), name: OFF}
+
+    flag = f"--no-{name.replace('_', '-')}"
+    return click.Option([flag], is_flag=True, expose_value=False, callback=note, help=f"the same as off: {flag[5:]}")
 
 
 def _option(config: type, item: dataclasses.Field[Any]) -> click.Option:
@@ -32,6 +49,10 @@ def _option(config: type, item: dataclasses.Field[Any]) -> click.Option:
             flag = f"{flag}/--no-{flag[2:]}"
         return click.Option([item.name, flag], default=None, help=text)
     choices = item.metadata["choices"]
+    if bare := item.metadata["bare"]:
+        return click.Option(
+            [item.name, flag], is_flag=False, flag_value=bare, default=None, help=text, metavar="[TEXT]", type=str
+        )
     shown = click.Choice(choices) if choices else {int: click.INT, float: click.FLOAT}.get(kind, click.STRING)
     metavar = None if choices else {int: "N", float: "X"}.get(kind, "TEXT")
     return click.Option([item.name, flag], type=shown, multiple=many, default=None, help=text, metavar=metavar)
@@ -82,7 +103,7 @@ def command(
         given = {
             k: v for k, v in values.items() if ctx.get_parameter_source(k) is click.core.ParameterSource.COMMANDLINE
         }
-        overrides = {k: v for k, v in given.items() if k in fields}
+        overrides = {**{k: v for k, v in given.items() if k in fields}, **ctx.meta.get(_NEGATED, {})}
         others = {k: v for k, v in values.items() if k not in fields}
         run(build(config, Path(file) if file else None, overrides), as_json, **others)
 

@@ -18,6 +18,7 @@ from mlx_persona.settings import commented_yaml
 CONFIGS = {
     "clean": (config.CleanConfig, "mlx-persona clean"),
     "augment": (config.AugmentConfig, "mlx-persona augment"),
+    "plan": (config.PlanConfig, "mlx-persona plan"),
     "sft": (config.SftConfig, "mlx-persona sft"),
     "pairs": (config.PairsConfig, "mlx-persona pairs"),
     "dpo": (config.DpoConfig, "mlx-persona dpo"),

@@ -8,11 +8,12 @@ import click
 
 from mlx_persona import ui
 from mlx_persona.cli.options import command
-from mlx_persona.config import AugmentConfig, DpoConfig, FuseConfig, PairsConfig, SftConfig
+from mlx_persona.config import AugmentConfig, DpoConfig, FuseConfig, PairsConfig, PlanConfig, SftConfig
 from mlx_persona.stages.augment import augment, describe
 from mlx_persona.stages.dpo import dpo
 from mlx_persona.stages.fuse import fuse
 from mlx_persona.stages.pairs import make_pairs
+from mlx_persona.stages.plan import plan
 from mlx_persona.stages.sft import sft
 from mlx_persona.stages.training import TrainResult
 
@@ -30,6 +31,16 @@ def _print_training(result: TrainResult, as_json: bool, following: str) -> None:
             ui.info(f"{name.replace('_', ' ')}: {value:.4g}")
     ui.info(f"next: {following}")
     ui.text_out(str(result.run))
+
+
+def _plan(config: PlanConfig, as_json: bool) -> None:
+    result = plan(config)
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    ui.table_out(f"Plan of {result.stage}", ["", ""], result.rows())
+    for one in result.advice:
+        ui.text_out(f"{'fits' if one.fits else 'no  '}  {one.peak_bytes / 1e9:6.2f} GB  with {one.change}")
 
 
 def _sft(config: SftConfig, as_json: bool) -> None:
@@ -79,6 +90,9 @@ commands: dict[str, click.Command] = {
         _augment,
         "Write tasks beside the plain reply, to train on with sft --extra: the person's wording of neutral text, "
         "and the base model's replies in other roles.",
+    ),
+    "plan": command(
+        "plan", PlanConfig, _plan, "What a stage will take, before it runs: memory, time, tokens, updates, advice."
     ),
     "sft": command("sft", SftConfig, _sft, "Fine-tune an adapter on the person's replies; writes runs/sft-<n>."),
     "pairs": command(

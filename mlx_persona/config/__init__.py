@@ -22,7 +22,7 @@ from mlx_persona.config.measuring import (
     DpoBenchConfig,
     GenerateBenchConfig,
 )
-from mlx_persona.config.training import DpoConfig, SftConfig
+from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
 from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ShowConfig
 
 __all__ = [
@@ -45,6 +45,7 @@ __all__ = [
     "GenerateBenchConfig",
     "GenerateConfig",
     "PairsConfig",
+    "PlanConfig",
     "ReviewConfig",
     "SftConfig",
     "ShowConfig",

@@ -37,8 +37,11 @@ class _TrainConfig:
     batch_size: int = option(1, "conversations (or pairs) per micro-batch", minimum=1)
     grad_accumulation: int = option(8, "micro-batches per update, weighted by their tokens", minimum=1)
     max_seq_length: int = option(1024, "tokens per row; longer conversations are split between turns", minimum=16)
-    grad_checkpoint: bool | None = option(
-        None, "recompute activations to save memory (default: on for models over 1 B parameters)"
+    grad_checkpoint: str = option(
+        "auto",
+        "recompute activations of blocks to save memory: on (all), off, a number of blocks, or auto (the fewest "
+        "that make the run fit)",
+        bare="on",
     )
     eval_every: int | None = option(None, "updates between evaluations (default: 5 % of the run)", minimum=1)
     eval_limit: int = option(64, "at most this many held-out rows per evaluation, evenly spread", minimum=1)
@@ -48,6 +51,9 @@ class _TrainConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        wanted = self.grad_checkpoint
+        if wanted not in ("auto", "on", "off") and not (wanted.isascii() and wanted.isdigit()):
+            raise PersonaError(f"grad_checkpoint must be auto, on, off or a number of blocks, got {wanted!r}")
 
 
 @dataclass(frozen=True)
@@ -95,3 +101,15 @@ class DpoConfig(_TrainConfig):
     learning_rate: float = option(1e-5, "peak learning rate", above=0.0)
     epochs: float = option(1.0, "passes over the pairs, when --updates is not given", above=0.0)
     eval_limit: int = option(200, "at most this many held-out pairs per evaluation, evenly spread", minimum=1)
+
+
+@dataclass(frozen=True)
+class PlanConfig(SftConfig):
+    """What a stage will cost: the options of sft, and which stage on what machine."""
+
+    stage: str = option("sft", "what to plan", choices=("sft", "dpo", "pairs", "fuse"))
+    memory: str = option("", "memory of the machine to plan for, such as 16GB (default: this machine's)")
+    device: str = option(
+        "auto", "what it computes on; auto is this machine's", choices=("auto", "cpu", "metal", "cuda")
+    )
+    rows: int | None = option(None, "rows (or pairs) of data to assume where there is none yet", minimum=1)

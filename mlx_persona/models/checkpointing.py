@@ -6,23 +6,15 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx_lm.utils
-
-# Above this many parameters a laptop needs the memory more than the time.
-AUTO_ABOVE = 1_000_000_000
 
 
-def parameters(model: nn.Module) -> int:
-    """How many parameters a model has, whatever their width."""
-    return int(mlx_lm.utils.get_total_parameters(model))
+def checkpoint_blocks(model: nn.Module, count: int | None = None) -> None:
+    """Checkpoint the first ``count`` blocks of a model (default: all), in place; a second call changes nothing.
 
-
-def checkpoint_blocks(model: nn.Module) -> None:
-    """Checkpoint every block of a model, in place; a second call changes nothing.
-
+    The first ones, since the backward pass comes to them last, when what the others had saved is gone.
     The instances get a subclass of their own, so other models of the same class stay as they are.
     """
-    for block in model.layers:
+    for block in list(model.layers)[:count]:
         kind = type(block)
         if not getattr(kind, "_checkpointed", False):
             block.__class__ = _checkpointed(kind)

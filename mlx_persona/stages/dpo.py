@@ -30,6 +30,7 @@ from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.models.shared_prefix import can_share
 from mlx_persona.models.trained import find_trained
 from mlx_persona.runs import run_of
+from mlx_persona.stages.budget import batches_load, largest_load, prepare, run_work
 from mlx_persona.stages.pairs import make_pairs
 from mlx_persona.stages.training import (
     TrainResult,
@@ -43,7 +44,6 @@ from mlx_persona.stages.training import (
     open_run,
     outcome,
     plan,
-    prepare,
     resumed_config,
     train_progress,
 )
@@ -53,7 +53,7 @@ from mlx_persona.tokens.render import Renderer
 from mlx_persona.training import objectives
 from mlx_persona.training.checkpoint import checkpoint_path
 from mlx_persona.training.distributed import Group, joined
-from mlx_persona.training.loop import Loop, LoopResult
+from mlx_persona.training.loop import Loop, LoopConfig, LoopResult
 from mlx_persona.training.objectives import Batch
 
 FRESH_RANK = 32
@@ -196,9 +196,9 @@ def _dpo(config: DpoConfig, group: Group) -> TrainResult:
     agree(group, config, {"the SFT adapter": adapter_hash(start) if start else "", "the pairs": hashes})
     references = [_reference(loaded, logits, rows, start, config, group) for rows in (train, held_out)]
     source = DpoSource(train, references[0], held_out, references[1], config)
-    prepare(loaded, config.grad_checkpoint)
     loop_config = plan(config, source.plan.per_epoch, 2 * sum(train.lengths), source.eval_tokens)
     stacked = config.fresh and start is not None
+    planned = _budget(loaded, config, spec, (train, source), loop_config, start_spec)
     info = {
         "stage": "dpo",
         "model": config.model,
@@ -220,13 +220,33 @@ def _dpo(config: DpoConfig, group: Group) -> TrainResult:
         loop = Loop(loaded.model, objective, source, loop_config, run, spec, knobs, group=group)
         if config.resume:
             loop.resume()
-        with train_progress("dpo", loop_config.updates, loop.state.update) as hook:
+        with train_progress("dpo", loop_config.updates, loop.state.update, planned) as hook:
             loop.hooks = [hook]
             result = loop.run()
         return outcome(
             group,
             lambda: finish(run, result, _choose(run, loop, result, stacked), _figures(run.events(), result, source)),
         )
+
+
+def _budget(
+    loaded: LoadedModel,
+    config: DpoConfig,
+    spec: AdapterSpec,
+    data: tuple[PairRows, DpoSource],
+    loop: LoopConfig,
+    start: AdapterSpec | None,
+) -> float | None:
+    """The plan of the run, shown, and acted upon; the seconds that it is thought to take."""
+    train, source = data
+    rows = (*train.chosen, *train.rejected)
+    read = (sum(len(row.ids) for row in rows), sum(row.targets for row in rows), source.eval_tokens)
+    work = run_work(config, loop, source.plan.per_epoch, read, read[0] // len(rows))
+    loads = (
+        largest_load(rows, [len(row.ids) for row in rows], 2 * config.batch_size),
+        batches_load(source.eval_batches()),
+    )
+    return prepare(loaded, config, spec, loads, loop, work, start.rank if config.fresh and start else 0)
 
 
 def _start(config: DpoConfig) -> tuple[Path | None, DpoConfig]:

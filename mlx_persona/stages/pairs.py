@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_persona import ui
+from mlx_persona.awake import awake
 from mlx_persona.config import PairsConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.files import write_text
@@ -252,7 +253,7 @@ def _write_replies(config: PairsConfig, job: _Job, out: Path, group: Group) -> d
     """
     total = len(job.candidates) * len(job.sources)
     step = total if group.size == 1 else ROUND * config.batch_size * group.size
-    with keeping(out, job.key, total, "pairs") if group.rank == 0 else nullcontext() as kept:
+    with awake(), keeping(out, job.key, total, "pairs") if group.rank == 0 else nullcontext() as kept:
         missing = group.first(lambda: kept.missing(range(total)) if kept else None)
         if missing:
             loaded = load_model(job.model)

@@ -6,6 +6,7 @@ mlx-persona sft --rank 64 --dora
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -16,8 +17,9 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import row_logits
-from mlx_persona.models.load import load_model
+from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.models.masks import check_blocks
+from mlx_persona.stages.budget import batches_load, largest_load, padded, prepare, run_work
 from mlx_persona.stages.training import (
     TrainResult,
     announce,
@@ -27,7 +29,6 @@ from mlx_persona.stages.training import (
     open_run,
     outcome,
     plan,
-    prepare,
     resumed_config,
     train_progress,
 )
@@ -48,7 +49,7 @@ from mlx_persona.tokens.render import Renderer
 from mlx_persona.tokens.store import Joined, RowSequence
 from mlx_persona.training import objectives
 from mlx_persona.training.distributed import Group, joined
-from mlx_persona.training.loop import Loop
+from mlx_persona.training.loop import Loop, LoopConfig
 from mlx_persona.training.objectives import Batch
 
 
@@ -158,6 +159,20 @@ def _load_all(
     return train, valid, dict(zip(config.extra, found.values(), strict=True))
 
 
+def _budget(
+    loaded: LoadedModel, config: SftConfig, spec: AdapterSpec, source: SftSource, targets: int, loop: LoopConfig
+) -> float | None:
+    """The plan of the run, shown, and acted upon; the seconds that it is thought to take."""
+    rows, plan = source.train, source.plan
+    tokens = rows.tokens
+    work = run_work(config, loop, plan.per_epoch, (tokens, targets, source.eval_tokens), tokens // len(rows))
+    count = max(1, config.batch_tokens // plan.widest) if config.batch_tokens else config.batch_size
+    load = largest_load(rows, rows.lengths, count)
+    if config.packing:
+        load = replace(load, length=padded(plan.capacity))
+    return prepare(loaded, config, spec, (load, batches_load(source.eval_batches())), loop, work)
+
+
 def sft(config: SftConfig) -> TrainResult:
     """Train an adapter on the person's replies and write a run directory.
 
@@ -194,10 +209,11 @@ def _sft(config: SftConfig, group: Group) -> TrainResult:
         config.seed,
     )
     announce(spec, loaded.model, config.learning_rate)
-    prepare(loaded, config.grad_checkpoint)
     if config.packing:
         check_blocks(loaded.model, rows)
     loop_config = plan(config, source.plan.per_epoch, every.tokens, source.eval_tokens, source.plan.describe())
+    targets = sum(found.targets for found in (train, *extras.values()))
+    planned = _budget(loaded, config, spec, source, targets, loop_config)
     info = {
         "stage": "sft",
         "model": config.model,
@@ -212,7 +228,7 @@ def _sft(config: SftConfig, group: Group) -> TrainResult:
         loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, {}, group=group)
         if config.resume:
             loop.resume()
-        with train_progress("sft", loop_config.updates, loop.state.update) as hook:
+        with train_progress("sft", loop_config.updates, loop.state.update, planned) as hook:
             loop.hooks = [hook]
             result = loop.run()
         return outcome(group, lambda: finish(run, result, choose_adapter(run, result), {}))

@@ -15,13 +15,13 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_persona import backend, ui
+from mlx_persona.awake import awake
 from mlx_persona.config import DpoConfig, SftConfig
 from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.files import new_folder
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
-from mlx_persona.models.checkpointing import AUTO_ABOVE, checkpoint_blocks, parameters
-from mlx_persona.models.load import LoadedModel
+from mlx_persona.planner.estimate import spoken_time
 from mlx_persona.runs import ADAPTER, Elsewhere, Run, claim, file_hash, git_revision, read_info
 from mlx_persona.settings import build, plain
 from mlx_persona.training.checkpoint import checkpoint_path
@@ -33,6 +33,8 @@ EVAL_SHARE = 0.1
 # Options that name files, and the versions that must not differ between ranks. What the files hold is compared itself.
 _FILES = ("model", "data", "extra", "pairs", "adapter", "out", "resume")
 _VERSIONS = ("mlx", "mlx-lm", "numpy", "mlx-persona")
+# The plan's time is corrected after so many updates, if it is off by more than this factor.
+_JUDGED_FROM, _FAR_OFF = 4, 1.25
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,18 @@ class TrainResult:
         }
 
 
+def updates_of(config: SftConfig | DpoConfig, per_epoch: int) -> int:
+    """The updates of a run whose epochs have so many micro-batches."""
+    accumulate = config.grad_accumulation
+    if config.updates is not None:
+        return config.updates
+    if config.iters is not None:
+        updates = max(1, round(config.iters / accumulate))
+        ui.info(f"{config.iters} iterations of {accumulate} micro-batches per update are {updates} updates")
+        return updates
+    return max(1, math.ceil(config.epochs * per_epoch / accumulate))
+
+
 def plan(
     config: SftConfig | DpoConfig, per_epoch: int, train_tokens: int, eval_tokens: int, micro_batch: str = ""
 ) -> LoopConfig:
@@ -76,14 +90,7 @@ def plan(
         eval_tokens: tokens of one evaluation.
         micro_batch: what a micro-batch is, in words; default: ``batch_size`` rows.
     """
-    accumulate = config.grad_accumulation
-    if config.updates is not None:
-        updates = config.updates
-    elif config.iters is not None:
-        updates = max(1, round(config.iters / accumulate))
-        ui.info(f"{config.iters} iterations of {accumulate} micro-batches per update are {updates} updates")
-    else:
-        updates = max(1, math.ceil(config.epochs * per_epoch / accumulate))
+    accumulate, updates = config.grad_accumulation, updates_of(config, per_epoch)
     # A forward pass costs about a third of a training pass.
     tokens = train_tokens * updates * accumulate / per_epoch
     affordable = max(1, int(EVAL_SHARE * tokens / max(1.0, eval_tokens / 3)))
@@ -115,16 +122,6 @@ def announce(spec: AdapterSpec, model: nn.Module, learning_rate: float) -> None:
         f"{adapters.describe(spec)}: {count / 1e6:.1f} M parameters; "
         f"learning rate {learning_rate:g}, times scale {learning_rate * spec.scale:g}"
     )
-
-
-def prepare(loaded: LoadedModel, grad_checkpoint: bool | None) -> None:
-    """Settings before the first step: checkpointing, and a word on a slow BLAS."""
-    wanted = parameters(loaded.model) > AUTO_ABOVE if grad_checkpoint is None else grad_checkpoint
-    if wanted:
-        checkpoint_blocks(loaded.model)
-        ui.info("activations are recomputed to save memory (--no-grad-checkpoint turns that off)")
-    if problem := backend.slow_blas_problem():
-        ui.warn(problem)
 
 
 def resumed_config(config: Config, stage: str, group: Group) -> Config:
@@ -222,9 +219,10 @@ def adapter_hash(folder: Path) -> str:
 
 @contextmanager
 def guarded(run: Run) -> Iterator[None]:
-    """Leave ``run.json`` with a true status, whatever ends the block."""
+    """Leave ``run.json`` with a true status, whatever ends the block; meanwhile the machine stays awake."""
     try:
-        yield
+        with awake():
+            yield
     except BaseException as error:
         status = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
         with suppress(OSError):  # a full disk: what it broke matters more
@@ -234,17 +232,30 @@ def guarded(run: Run) -> Iterator[None]:
         run.close()
 
 
+def _correct(planned: float, likely: float) -> None:
+    """Say how long the run will take after all, if the plan was far off."""
+    if not 1 / _FAR_OFF < likely / planned < _FAR_OFF:
+        ui.info(f"at this speed the run takes {spoken_time(likely)}; planned: {spoken_time(planned)}")
+
+
 @contextmanager
-def train_progress(title: str, updates: int, done: int) -> Iterator[Hook]:
-    """A progress hook: loss, speed, memory; evaluations as lines of their own."""
+def train_progress(title: str, updates: int, done: int, planned: float | None = None) -> Iterator[Hook]:
+    """A progress hook: loss, speed, memory; evaluations as lines of their own.
+
+    After a few updates the time that was ``planned`` (in seconds) is corrected, if it was far off.
+    """
     with ui.progress(title, updates, done) as bar:
         last = {"seconds": None, "eval": ""}
+        first: list[float] = []
 
         def hook(event: str, values: dict[str, Any]) -> None:
             if event == "train":
                 before = last["seconds"]
                 speed = values["tokens"] / (values["seconds"] - before) if before is not None else 0.0
                 last["seconds"] = values["seconds"]
+                first.append(values["seconds"])
+                if planned is not None and len(first) == _JUDGED_FROM:
+                    _correct(planned, (first[-1] - first[0]) / (len(first) - 1) * updates)
                 note = f"loss {values['loss']:.3f}{last['eval']}  {values['peak_bytes'] / 1e9:.1f} GB"
                 bar.advance(1, f"{note}  {speed:.0f} tokens/s" if speed else note)
             elif event == "eval":

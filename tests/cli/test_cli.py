@@ -379,3 +379,30 @@ def test_the_functions_do_what_the_commands_do(workspace: Path) -> None:
     assert report.kept == 48
     with pytest.raises(mlx_persona.PersonaError, match="rank must be >= 1, got 0"):
         mlx_persona.SftConfig(rank=0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ((), "auto"),
+        (("--grad-checkpoint",), "on"),
+        (("--no-grad-checkpoint",), "off"),
+        (("--grad-checkpoint", "3"), "3"),
+        (("--grad-checkpoint", "--rank", "4"), "on"),
+    ],
+)
+def test_checkpointing_is_a_flag_or_a_choice(
+    flags: tuple[str, ...], wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("mlx_persona.cli.train.sft", lambda config: seen.append(config.grad_checkpoint))
+    monkeypatch.setattr("mlx_persona.cli.train._print_training", lambda *_: None)
+    assert cli._status(["sft", *flags]) == 0
+    assert seen == [wanted]
+
+
+def test_plan_prints_a_table_and_advice(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli._status(["plan", "--model", "model", "--memory", "1MB", "--device", "metal"]) == 0
+    said = capsys.readouterr().out
+    assert "peak memory" in said
+    assert "--grad-checkpoint on" in said or "--rank" in said

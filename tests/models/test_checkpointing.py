@@ -16,7 +16,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
 from mlx_persona.models import adapters
-from mlx_persona.models.checkpointing import checkpoint_blocks, parameters
+from mlx_persona.models.checkpointing import checkpoint_blocks
 from mlx_persona.tokens.batches import row_keys
 
 CONFIG = {
@@ -109,11 +109,7 @@ def test_only_this_model_is_changed_and_a_second_call_changes_nothing() -> None:
     assert set(adapters.trainable(model)) == names
 
 
-@pytest.mark.parametrize("bits", [None, 3, 4, 6, 8])
-def test_parameters_are_counted_at_their_full_width(bits: int | None) -> None:
-    """Embedding, 2 blocks of (q, o, k, v, gate, up, down, 2 norms), the last norm, tied head."""
-    model = tiny()
-    if bits:
-        nn.quantize(model, group_size=32, bits=bits)
-    block = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96 + 2 * 64
-    assert parameters(model) == 97 * 64 + 2 * block + 64
+def test_a_number_checkpoints_the_first_blocks_only() -> None:
+    model = adapted(True)
+    checkpoint_blocks(model, 1)
+    assert [type(block) is llama.TransformerBlock for block in model.layers] == [False, True]

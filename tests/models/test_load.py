@@ -30,6 +30,9 @@ MODES = [(2, 32, "affine"), (3, 32, "affine"), (4, 64, "affine"), (5, 32, "affin
 MODES += [(8, 32, "affine"), (4, 32, "mxfp4"), (8, 32, "mxfp8"), (4, 16, "nvfp4")]
 
 
+SIZE_OF = hub.download_bytes  # the fixture below replaces it
+
+
 @pytest.fixture
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "on_cpu", lambda: True)
@@ -43,6 +46,7 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("went to the hub")
 
     monkeypatch.setattr(hub, "snapshot_download", download)
+    monkeypatch.setattr(hub, "download_bytes", lambda _: None)
 
 
 # Names
@@ -157,6 +161,20 @@ def test_what_goes_wrong_at_the_hub_is_told_apart(
 
 
 # Identity
+
+
+def test_a_download_needs_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_cached", lambda _: None)
+    monkeypatch.setattr(hub, "download_bytes", lambda _: 10**18)
+    with pytest.raises(PersonaError, match=r"downloading org/name needs 1000000000\.00 GB on disk, but .* GB free"):
+        hub.fetch_repo("org/name")
+
+
+def test_what_a_download_takes_is_what_mlx_lm_would_fetch(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {"model.safetensors": 1000, "config.json": 10, "pytorch_model.bin": 5000}
+    said = SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=size) for name, size in files.items()])
+    monkeypatch.setattr(hub.HfApi, "model_info", lambda *_, **__: said)
+    assert SIZE_OF("org/name") == 1010
 
 
 def test_identity_depends_on_what_the_model_is_and_not_on_where(tiny_model_dir: Path, tmp_path: Path) -> None:

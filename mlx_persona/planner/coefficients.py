@@ -1,0 +1,84 @@
+"""How many copies of each activation are alive, by device: ``coefficients.json``, written by ``calibrate --write``.
+
+The CPU's are fitted to measured peaks. The GPU's are reasoned from the same graph (docs/planner.md).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FILE = Path(__file__).with_name("coefficients.json")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes that a block's memory is made of (in numbers), or factors for them (in bytes per number).
+
+    ``stream`` tokens x width; ``inside`` what closing layers read (attention's output, the gated product);
+    ``opened`` what the other layers write (q, k, v, gate, up); ``scores`` attention's rows x heads x tokens²;
+    ``low`` what the adapters' A write; ``weight`` the largest weight, where each use dequantizes it.
+    """
+
+    stream: float = 0.0
+    inside: float = 0.0
+    opened: float = 0.0
+    scores: float = 0.0
+    low: float = 0.0
+    weight: float = 0.0
+
+    def times(self, factors: Sizes) -> float:
+        """The sum of the sizes, each by its factor."""
+        return sum(getattr(self, item.name) * getattr(factors, item.name) for item in fields(Sizes))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """For one kind of adapter: what a block saves, what its backward pass works with, and that after a recompute."""
+
+    saved: Sizes
+    working: Sizes
+    recompute: Sizes
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """A device's.
+
+    ``head`` counts copies of the logits, ``head_chunk`` the targets that the loss takes at a time (0: all).
+    ``measured`` says where, or that it was not.
+    """
+
+    measured: str
+    lora: Kind
+    dora: Kind
+    checkpointed: Sizes
+    forward: Sizes
+    head: float
+    head_chunk: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """As the file holds it."""
+        return asdict(self)
+
+
+def _kind(value: dict[str, Any]) -> Kind:
+    return Kind(**{name: Sizes(**factors) for name, factors in value.items()})
+
+
+@cache
+def coefficients(device: str) -> Coefficients:
+    """Those of ``cpu``; ``metal`` and ``cuda`` share theirs."""
+    value = json.loads(FILE.read_text(encoding="utf-8"))["cpu" if device == "cpu" else "gpu"]
+    return Coefficients(
+        value["measured"],
+        _kind(value["lora"]),
+        _kind(value["dora"]),
+        Sizes(**value["checkpointed"]),
+        Sizes(**value["forward"]),
+        value["head"],
+        value.get("head_chunk", 0),
+    )

@@ -1,0 +1,209 @@
+"""Peak memory of a run, from a model's shapes: what is held, what the backward pass needs, what a block works with.
+
+Two models that share their formulas and no coefficient: the CPU's (float32, measured: docs/planner.md) and the
+GPU's (16-bit activations, quantized and fused kernels; reasoned, not measured on Metal or CUDA).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+from mlx_persona.planner.coefficients import Sizes, coefficients
+from mlx_persona.planner.shapes import FULL, HALF, Block, Shapes
+
+DENSE, PACKED = "dense", "packed"
+FULL_ROWS = 4  # float32 copies of the largest layer while it is merged and quantized
+_PROMPT_TOKENS = 2048  # read at once, as generation/engine.py does
+_DENSE_SHARE = 0.8  # of the memory, for a dense float32 base on the CPU
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is trained and how: everything that memory depends on but the batch.
+
+    ``checkpointed`` counts blocks, from the first on. ``states`` are the optimizer's arrays per
+    trainable parameter (AdamW: 2). ``held`` is how the base is held: dense float32, or packed as it is stored.
+    ``below`` is the rank of a frozen adapter below the trained one (0: none).
+    """
+
+    rank: int
+    dora: bool = True
+    num_layers: int = -1
+    checkpointed: int = 0
+    accumulation: int = 1
+    states: float = 2.0
+    device: str = "cpu"
+    held: str = DENSE
+    below: int = 0
+    pairs: bool = False
+
+
+@dataclass(frozen=True)
+class Load:
+    """A batch: rows, tokens per row (padded), and targets in all of it (padded)."""
+
+    rows: int
+    length: int
+    targets: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens, padding included."""
+        return self.rows * self.length
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Bytes at the peak of each phase, and what they are made of."""
+
+    step: int
+    update: int
+    evaluation: int
+    parts: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        """The largest."""
+        return max(self.step, self.update, self.evaluation)
+
+
+def holding(shapes: Shapes, device: str, memory: int) -> str:
+    """How a base model is held: as it is stored on a GPU; on the CPU dense float32 where that fits."""
+    if device != "cpu":
+        return PACKED
+    return DENSE if shapes.parameters * FULL <= _DENSE_SHARE * memory or not shapes.quantized else PACKED
+
+
+def resident(shapes: Shapes, setup: Setup) -> int:
+    """Bytes of the base model."""
+    if setup.held == DENSE:
+        return shapes.parameters * FULL
+    return shapes.stored(FULL if setup.device == "cpu" else HALF)
+
+
+def trainable(shapes: Shapes, rank: int, dora: bool, num_layers: int = -1) -> int:
+    """Parameters of an adapter: A and B of each layer, and DoRA's magnitudes."""
+    layers = [linear for _, linear in shapes.adapted(num_layers)]
+    return sum(rank * (a.inputs + a.outputs) + (a.outputs if dora else 0) for a in layers)
+
+
+def _norms(shapes: Shapes, setup: Setup) -> int:
+    """Numbers that DoRA keeps beside its parameters: ‖W‖² and ‖W + sBA‖ of every row."""
+    return sum(2 * a.outputs for _, a in shapes.adapted(setup.num_layers)) if setup.dora else 0
+
+
+@cache
+def sizes(shapes: Shapes, block: Block, load: Load, setup: Setup) -> Sizes:
+    """What the activations of one block are made of, in numbers."""
+    n = load.tokens
+    packed = setup.held == PACKED and setup.device == "cpu"
+    return Sizes(
+        stream=n * shapes.width,
+        inside=n * sum(a.inputs * a.active for a in block.linears if a.closing),
+        opened=n * sum(a.outputs * a.active for a in block.linears if not a.closing and a.outputs > 1),
+        scores=load.rows * shapes.heads * load.length**2,
+        low=n * (setup.rank + setup.below) * sum(a.adaptable for a in block.linears),
+        weight=max((a.inputs * a.outputs for a in block.linears if a.bits), default=0) if packed else 0,
+    )
+
+
+def _logits(shapes: Shapes, load: Load, chunk: int) -> int:
+    """Bytes of one copy of the logits: of all targets, or of ``chunk`` at a time where the loss is computed so."""
+    return min(load.targets, chunk or load.targets) * shapes.vocabulary * FULL
+
+
+def _step(shapes: Shapes, setup: Setup, load: Load, held: int) -> tuple[int, dict[str, int]]:
+    """Peak of a micro-batch, forward and backward, above nothing, and its parts; ``held`` is there all the time."""
+    known = coefficients(setup.device)
+    kind = known.dora if setup.dora else known.lora
+    grads = trainable(shapes, setup.rank, setup.dora, setup.num_layers) * FULL
+    first = 0 if setup.num_layers < 0 else len(shapes.blocks) - setup.num_layers
+    kept = work = again = 0.0
+    for number, block in enumerate(shapes.blocks):
+        if number < first:
+            continue  # nothing below the first adapter has a gradient
+        measures = sizes(shapes, block, load, setup)
+        if number < setup.checkpointed:
+            kept += measures.times(known.checkpointed)
+            again = max(again, measures.times(kind.recompute))
+        else:
+            kept += measures.times(kind.saved)
+            work = max(work, measures.times(kind.working))
+    logits = _logits(shapes, load, known.head_chunk)
+    head = known.head * logits
+    if setup.checkpointed >= len(shapes.blocks):
+        again += logits  # the last block's recompute begins while one copy is alive
+    per_block = grads / max(1, len(shapes.blocks) - first)
+    waiting = grads if setup.accumulation > 1 else 0
+    # Saved activations shrink while gradients grow, so the peak is where the backward pass begins or where it ends.
+    begins = kept + max(head, (work or again) + per_block)
+    ends = grads + max(again if setup.checkpointed > first else 0.0, work if setup.checkpointed <= first else 0.0)
+    most = max(begins, ends)
+    parts = {
+        "gradients": round(waiting + (grads if ends >= begins else per_block)),
+        "activations": round(kept if begins > ends else 0),
+    }
+    parts["working"] = round(most) - parts["activations"] - parts["gradients"] + round(waiting)
+    return held + round(most + waiting), parts
+
+
+def _forward(shapes: Shapes, setup: Setup, load: Load) -> int:
+    """What a forward pass without gradients takes beside what is held."""
+    known = coefficients(setup.device)
+    work = max(sizes(shapes, block, load, setup).times(known.forward) for block in shapes.blocks)
+    return round(max(work, known.head * _logits(shapes, load, known.head_chunk)))
+
+
+def peak(shapes: Shapes, setup: Setup, train: Load, evaluation: Load) -> Peak:
+    """The peak of training, by phase.
+
+    Args:
+        shapes: the model.
+        setup: what is trained and how.
+        train: the largest micro-batch; for DPO chosen and rejected rows together.
+        evaluation: the largest evaluation batch.
+    """
+    own = trainable(shapes, setup.rank, setup.dora, setup.num_layers) * FULL
+    below = trainable(shapes, setup.below, setup.dora) * FULL if setup.below else 0
+    norms = _norms(shapes, setup) * FULL
+    base = resident(shapes, setup)
+    held = base + own + below + norms + round(own * setup.states)
+    step, parts = _step(shapes, setup, train, held)
+    gradients = own * (3 if setup.accumulation > 1 else 2)
+    return Peak(
+        step=step,
+        update=held + gradients,
+        evaluation=held + _forward(shapes, setup, evaluation),
+        parts={"base": base, "adapter": own + below + norms, "optimizer": round(own * setup.states), **parts},
+    )
+
+
+def generation_peak(shapes: Shapes, setup: Setup, load: Load, per_token: int) -> int:
+    """Peak of writing replies: base, adapter, keys and values of every row, and a forward pass of one chunk of prompts.
+
+    Args:
+        shapes: the model.
+        setup: the adapter that writes (rank 0: none).
+        load: rows written at once and their tokens, prompt and reply.
+        per_token: bytes of keys and values per token.
+    """
+    adapter = trainable(shapes, setup.rank, setup.dora) * FULL if setup.rank else 0
+    chunk = replace(load, length=max(1, min(load.length, _PROMPT_TOKENS // load.rows)), targets=load.rows)
+    # Logits of a prompt's chunk are not asked for; of a step's they are, with a copy to draw from.
+    return resident(shapes, setup) + adapter + 2 * load.tokens * per_token + _forward(shapes, setup, chunk)
+
+
+def dense_row(shapes: Shapes) -> int:
+    """Bytes of the largest layer in float32, which merging and converting hold a few of."""
+    return max(a.weights for block in shapes.blocks for a in (*block.linears, *shapes.outside)) * FULL
+
+
+def fewest_checkpoints(shapes: Shapes, setup: Setup, train: Load, evaluation: Load, budget: int) -> int | None:
+    """The fewest blocks to checkpoint so that the run fits in ``budget`` bytes, or None where not even all suffice."""
+    fits = [
+        count
+        for count in range(len(shapes.blocks) + 1)
+        if peak(shapes, replace(setup, checkpointed=count), train, evaluation).bytes <= budget
+    ]
+    return min(fits, default=None)
