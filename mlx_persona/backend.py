@@ -53,17 +53,6 @@ def blas_name() -> str | None:
     return Path(BLAS).name if BLAS else None
 
 
-def allocate_late() -> None:
-    """On the CPU, let MLX wait for what is under way before it takes memory for more.
-
-    It dispatches about a hundred operations ahead and takes their memory at once, while what they free is
-    still in use. A memory limit that is always exceeded makes it wait for each group of ten: 105 MB become 63 with a
-    width of 1 (docs/planner.md). A GPU's limit is a real one, so it stays.
-    """
-    if on_cpu():
-        mx.set_memory_limit(1)
-
-
 # A Mac lets the GPU have two thirds of a memory of up to 36 GB, three quarters of a larger one.
 _METAL_SHARES = ((36 * 2**30, 2 / 3), (math.inf, 3 / 4))
 _CPU_SHARE = 0.9  # the system and the desktop keep the rest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -175,14 +176,17 @@ def test_the_backend_loads_its_blas_before_mlx() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gigabytes", "device", "share"), [(16, "metal", 2 / 3), (36, "metal", 2 / 3), (64, "metal", 3 / 4), (16, "cpu", 0.9)]
+    ("gigabytes", "device", "share"),
+    [(16, "metal", 2 / 3), (36, "metal", 2 / 3), (64, "metal", 3 / 4), (16, "cpu", 0.9)],
 )
 def test_a_budget_is_less_what_the_system_keeps(gigabytes: int, device: str, share: float) -> None:
     assert backend.usable_bytes(gigabytes * 2**30, device) == int(gigabytes * 2**30 * share)
 
 
 @pytest.mark.skipif(not backend.on_cpu(), reason="the CPU's order of evaluation")
-def test_on_the_cpu_graphs_are_ordered_depth_first_and_memory_is_taken_late() -> None:
-    assert os.environ["MLX_BFS_MAX_WIDTH"]
-    backend.allocate_late()
-    assert mx.set_memory_limit(1) == 1
+def test_on_the_cpu_graphs_are_ordered_depth_first() -> None:
+    code = "import os, mlx_persona.backend; print(os.environ['MLX_BFS_MAX_WIDTH'])"
+    for given, expected in (({}, "1"), ({"MLX_BFS_MAX_WIDTH": "7"}, "7")):
+        without = {k: v for k, v in os.environ.items() if k != "MLX_BFS_MAX_WIDTH"}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=without | given)
+        assert done.stdout.strip() == expected

@@ -16,7 +16,7 @@ from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.checkpointing import checkpoint_blocks
 from mlx_persona.models.load import LoadedModel
 from mlx_persona.planner.coefficients import coefficients
-from mlx_persona.planner.cost import Work, seconds, training_flops
+from mlx_persona.planner.cost import Work, seconds
 from mlx_persona.planner.estimate import FAR, Needs, advise, spoken_time, with_checkpoints
 from mlx_persona.planner.memory import DENSE, PACKED, Load, Setup, trainable
 from mlx_persona.planner.shapes import FULL, Shapes, shapes
@@ -95,7 +95,6 @@ def prepare(
     Raises:
         PersonaError: it surely does not fit in this machine's memory, or the disk has no room for its checkpoints.
     """
-    backend.allocate_late()
     if problem := backend.slow_blas_problem():
         ui.warn(problem)
     try:
@@ -122,7 +121,7 @@ def prepare(
         "this run",
         "free some space, or write to another disk with --out",
     )
-    took = seconds(training_flops(shape, needs.setup, work), setup.device)
+    took = seconds(shape, needs.setup, work)
     announce_plan(needs, loop.updates, took)
     _check(needs)
     return took
