@@ -67,6 +67,11 @@ class Peak:
         """The largest."""
         return max(self.step, self.update, self.evaluation)
 
+    @property
+    def phase(self) -> str:
+        """Where the peak is: ``step``, ``update`` or ``evaluation``; the parts are those of a step."""
+        return max(("step", "update", "evaluation"), key=lambda name: int(getattr(self, name)))
+
 
 def holding(shapes: Shapes, device: str, memory: int) -> str:
     """How a base model is held: as it is stored on a GPU; on the CPU dense float32 where that fits."""

@@ -62,6 +62,7 @@ class PlanResult:
     measured: str
     counted: str
     parts: dict[str, int]
+    phase: str = ""
     advice: list[Advice] = field(default_factory=list)
     download_bytes: int | None = None
 
@@ -73,8 +74,9 @@ class PlanResult:
         """``[what, figure]`` for people."""
         shown = [
             ["peak memory", f"{self.peak_bytes / 1e9:.2f} GB of {self.budget_bytes / 1e9:.2f}"],
+            *([["peaks in the", self.phase]] if self.phase else []),
             ["fits", "yes" if self.fits else "no"],
-            *([f"  {name}", f"{size / 1e9:.2f} GB"] for name, size in self.parts.items()),
+            *([f"  step: {name}", f"{size / 1e9:.2f} GB"] for name, size in self.parts.items()),
             ["blocks recomputed", str(self.checkpointed_blocks)],
             ["updates", f"{self.updates} ({self.epochs:.2f} epochs)"],
             ["tokens", f"{self.tokens:,}"],
@@ -160,6 +162,7 @@ def _training(config: PlanConfig, folder: Path, shape: Shapes, base: Setup, budg
         measured=coefficients(setup.device).measured,
         counted=data.how,
         parts=needs.peak.parts,
+        phase=needs.peak.phase,
         advice=advise(needs),
     )
 
