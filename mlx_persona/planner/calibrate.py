@@ -12,9 +12,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
 
 # isort: split
 
@@ -26,7 +28,7 @@ from mlx_persona.models import adapters, substitutes
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.checkpointing import checkpoint_blocks
 from mlx_persona.models.heads import row_logits
-from mlx_persona.planner.coefficients import FILE, Coefficients, Kind, Sizes, coefficients
+from mlx_persona.planner.coefficients import FILE, Coefficients, Head, Kind, Sizes, coefficients
 from mlx_persona.planner.memory import Load, Peak, Setup, peak, sizes
 from mlx_persona.planner.shapes import blueprint, shapes
 from mlx_persona.runs import Run
@@ -161,6 +163,7 @@ def measure(case: Case) -> Peaks:
 _MODELS = ((256, 512, 4, 4), (256, 1408, 4, 1), (512, 2688, 8, 2))
 _BATCHES = ((4, 128), (1, 768))
 _FEW, _MORE = 2, 5
+_INPUT_ONLY = Sizes(stream=4.0)  # what a checkpointed block saves, by definition
 
 
 def cases() -> list[Case]:
@@ -175,11 +178,31 @@ def cases() -> list[Case]:
     ]
 
 
-def _head_copies() -> float:
-    """Copies of the logits at the peak, from two numbers of targets."""
-    config = llama(1, 256, 512, 4, 2, 16384)
-    few, many = (measure(Case(config, 2, 256, targets)).evaluation for targets in (128, 512))
-    return (many - few) / ((512 - 128) * 16384 * 4)
+_HEAD = llama(3, 256, 512, 4, 2, 16384)
+_TARGETS = (128, 512)
+
+
+def _heads(fitted: Coefficients) -> Coefficients:
+    """What is alive at the loss: from its slope over the number of targets, and from what is left without any."""
+    model = shapes(_HEAD)
+    found: dict[str, Head] = {}
+    for checkpointed in (False, True):
+        few, many = (Case(_HEAD, 2, 256, targets, checkpointed=checkpointed) for targets in _TARGETS)
+        low, high = measure(few), measure(many)
+        size, kind = _sizes(few), fitted.dora
+        forward = size.times(fitted.forward)
+        saved = size.times(_INPUT_ONLY if checkpointed else kind.saved) * len(model.blocks)
+        base = low.base + _held(few)
+        trained, work = ("retrained", size.times(kind.recompute)) if checkpointed else ("trained", forward)
+        found[trained] = _head(low.step - base - saved, high.step - base - saved, work)
+        found["evaluated"] = _head(low.evaluation - base, high.evaluation - base, forward)
+    return replace(fitted, evaluated=found["evaluated"], trained=found["trained"], retrained=found["retrained"])
+
+
+def _head(low: float, high: float, work: float) -> Head:
+    """Copies of the logits, and the share of ``work``, from bytes at few and at many targets."""
+    each = (high - low) / (_TARGETS[1] - _TARGETS[0])
+    return Head(round(each / (4 * shapes(_HEAD).vocabulary), 2), round(max(0.0, (low - each * _TARGETS[0]) / work), 2))
 
 
 def _fit(rows: Sequence[Sizes], values: Sequence[float], weights: Sequence[float]) -> Sizes:
@@ -194,7 +217,7 @@ def _fit(rows: Sequence[Sizes], values: Sequence[float], weights: Sequence[float
         names.pop(int(found.argmin()))
 
 
-def fit(measured: Sequence[tuple[Case, Peaks]], head: float) -> Coefficients:
+def fit(measured: Sequence[tuple[Case, Peaks]]) -> Coefficients:
     """Coefficients from pairs of cases that differ in nothing but their number of blocks.
 
     What a block saves is the difference of two cases; what it works with is what is left.
@@ -204,20 +227,19 @@ def fit(measured: Sequence[tuple[Case, Peaks]], head: float) -> Coefficients:
         for checkpointed in (False, True):
             found = [(c, p) for c, p in measured if (c.dora, c.checkpointed) == (dora, checkpointed)]
             saved, rest = _halves(found)
-            names = ("", "recompute") if checkpointed else ("saved", "working")
-            for name, half in zip(names, (saved, rest), strict=True):
-                kinds[dora][name] = _fit(*half)
+            if checkpointed:
+                kinds[dora]["recompute"] = _fit(*rest)
+            else:
+                kinds[dora]["saved"], kinds[dora]["working"] = _fit(*saved), _fit(*rest)
     plain = [(c, p) for c, p in measured if c.config["num_hidden_layers"] == _MORE]
     forward = _fit(
         [_sizes(c) for c, _ in plain],
         [p.evaluation - p.base - _held(c) for c, p in plain],
         [p.evaluation for _, p in plain],
     )
-    checkpointed_ = kinds[True].pop("")
-    kinds[False].pop("")
-    return Coefficients(
-        "CPU, float32", Kind(**kinds[False]), Kind(**kinds[True]), checkpointed_, forward, round(head, 2)
-    )
+    nothing = Head(0.0, 0.0)
+    kind = {dora: Kind(**parts) for dora, parts in kinds.items()}
+    return Coefficients("CPU, float32", kind[False], kind[True], _INPUT_ONLY, forward, nothing, nothing, nothing)
 
 
 def _sizes(case: Case) -> Sizes:
@@ -249,7 +271,7 @@ def _halves(found: Sequence[tuple[Case, Peaks]]) -> tuple[Half, Half]:
         size, step = _sizes(few), _MORE - _FEW
         low_rank = 4.0 * size.low  # saved once each, by definition
         a, b = (p.step - p.base - _held(c) for c, p in ((few, low), (more, high)))
-        each = (b - a) / step
+        each = size.times(_INPUT_ONLY) if few.checkpointed else (b - a) / step
         kept = low_rank if not few.checkpointed else 0.0
         for half, value, weight in ((slope, each - kept, each), (rest, b - _MORE * each, float(high.step))):
             half[0].append(size)
@@ -276,11 +298,11 @@ if __name__ == "__main__":
     for number, case in enumerate(cases(), 1):
         taken.append((case, measure(case)))
         print(f"{number} {taken[-1][1]}", file=sys.stderr)
-    fitted = fit(taken, _head_copies())
+    fitted = _heads(fit(taken))
     if "--write" in sys.argv:
         known = json.loads(FILE.read_text(encoding="utf-8"))
         low = {"low": 4.0}
-        value = {**fitted.to_json(), "head_chunk": known["cpu"].get("head_chunk", 0)}  # the loss's own setting
+        value = {**fitted.to_json(), "chunk": known["cpu"]["chunk"]}  # the loss's own setting
         for kind in ("lora", "dora"):
             value[kind]["saved"].update(low)
         write_text(FILE, json.dumps({**known, "cpu": value}, indent=2) + "\n")

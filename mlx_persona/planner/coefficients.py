@@ -45,10 +45,22 @@ class Kind:
 
 
 @dataclass(frozen=True)
+class Head:
+    """What is alive when the loss is computed: copies of the logits, and the share of a block's work beside them.
+
+    ``work`` counts the forward work of a block, or, where the last block is recomputed, that of the recompute.
+    """
+
+    copies: float
+    work: float
+
+
+@dataclass(frozen=True)
 class Coefficients:
     """A device's.
 
-    ``head`` counts copies of the logits, ``head_chunk`` the targets that the loss takes at a time (0: all).
+    The loss: ``evaluated`` without gradients, ``trained``, and ``retrained`` where the last block is recomputed;
+    ``chunk`` is how many targets it takes at a time (0: all).
     ``measured`` says where, or that it was not.
     """
 
@@ -57,8 +69,10 @@ class Coefficients:
     dora: Kind
     checkpointed: Sizes
     forward: Sizes
-    head: float
-    head_chunk: int = 0
+    evaluated: Head
+    trained: Head
+    retrained: Head
+    chunk: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
@@ -79,6 +93,8 @@ def coefficients(device: str) -> Coefficients:
         _kind(value["dora"]),
         Sizes(**value["checkpointed"]),
         Sizes(**value["forward"]),
-        value["head"],
-        value.get("head_chunk", 0),
+        Head(**value["evaluated"]),
+        Head(**value["trained"]),
+        Head(**value["retrained"]),
+        value["chunk"],
     )

@@ -8,8 +8,11 @@ from mlx_persona import backend
 from mlx_persona.planner.memory import Setup, trainable
 from mlx_persona.planner.shapes import Shapes
 
-# What a training step reaches of the rate of large products. CPU: measured (docs/planner.md); GPU: a guess.
-_USED = {"cpu": 0.5, "metal": 0.4, "cuda": 0.4}
+# What the products of a training step reach of the rate of large ones. GPU: a guess.
+_USED = {"cpu": 1.0, "metal": 0.4, "cuda": 0.4}
+# Seconds per number that attention and MLP hand on, for all that is no product. CPU, one thread: measured
+# (docs/planner.md); it does not go down with more threads. On a GPU it is in the share above.
+_PER_ELEMENT = {"cpu": 4.1e-8, "metal": 0.0, "cuda": 0.0}
 # Rates of machines that are planned for but not here: fp32 or bf16 GFLOP/s. An M4's GPU; a small NVIDIA card.
 _ELSEWHERE = {"cpu": 200.0, "metal": 3500.0, "cuda": 30000.0}
 
@@ -40,7 +43,20 @@ def training_flops(shapes: Shapes, setup: Setup, work: Work) -> float:
     return (per_token + 6 * adapter) * work.tokens + head * work.targets + (forward + 2 * adapter) * work.evaluated
 
 
-def seconds(flops: float, device: str) -> float:
-    """Seconds for so many operations: on this machine by a short measurement, else by a typical rate."""
-    rate = backend.measure_gflops(seconds=0.2) if device == backend.device_name() else _ELSEWHERE[device]
-    return flops / (rate * 1e9 * _USED[device])
+def activations(shapes: Shapes, setup: Setup, work: Work) -> float:
+    """Numbers that a run puts through functions of one element, in steps: a forward pass is a third of one."""
+    first = 0 if setup.num_layers < 0 else len(shapes.blocks) - setup.num_layers
+    total = 0.0
+    for number, block in enumerate(shapes.blocks):
+        inside = sum(a.inputs * a.active for a in block.linears if a.closing)
+        thirds = 1 + 2 * (number >= first) + (first <= number < setup.checkpointed)
+        total += inside * (thirds * work.tokens + work.evaluated) / 3
+    return total
+
+
+def seconds(shapes: Shapes, setup: Setup, work: Work) -> float:
+    """Seconds that a run takes: on this machine by a short measurement of its products, else by a typical rate."""
+    here = setup.device == backend.device_name()
+    rate = backend.measure_gflops(seconds=0.2) if here else _ELSEWHERE[setup.device]
+    products = training_flops(shapes, setup, work) / (rate * 1e9 * _USED[setup.device])
+    return products + activations(shapes, setup, work) * _PER_ELEMENT[setup.device]

@@ -67,6 +67,11 @@ class Peak:
         """The largest."""
         return max(self.step, self.update, self.evaluation)
 
+    @property
+    def phase(self) -> str:
+        """Where the peak is: ``step``, ``update`` or ``evaluation``; the parts are those of a step."""
+        return max(("step", "update", "evaluation"), key=lambda name: int(getattr(self, name)))
+
 
 def holding(shapes: Shapes, device: str, memory: int) -> str:
     """How a base model is held: as it is stored on a GPU; on the CPU dense float32 where that fits."""
@@ -119,21 +124,23 @@ def _step(shapes: Shapes, setup: Setup, load: Load, held: int) -> tuple[int, dic
     kind = known.dora if setup.dora else known.lora
     grads = trainable(shapes, setup.rank, setup.dora, setup.num_layers) * FULL
     first = 0 if setup.num_layers < 0 else len(shapes.blocks) - setup.num_layers
-    kept = work = again = 0.0
+    kept = work = again = forward = 0.0
     for number, block in enumerate(shapes.blocks):
         if number < first:
             continue  # nothing below the first adapter has a gradient
         measures = sizes(shapes, block, load, setup)
+        forward = max(forward, measures.times(known.forward))
         if number < setup.checkpointed:
             kept += measures.times(known.checkpointed)
             again = max(again, measures.times(kind.recompute))
         else:
             kept += measures.times(kind.saved)
             work = max(work, measures.times(kind.working))
-    logits = _logits(shapes, load, known.head_chunk)
-    head = known.head * logits
+    logits = _logits(shapes, load, known.chunk)
     if setup.checkpointed >= len(shapes.blocks):
-        again += logits  # the last block's recompute begins while one copy is alive
+        head = known.retrained.copies * logits + known.retrained.work * again
+    else:
+        head = known.trained.copies * logits + known.trained.work * forward
     per_block = grads / max(1, len(shapes.blocks) - first)
     waiting = grads if setup.accumulation > 1 else 0
     # Saved activations shrink while gradients grow, so the peak is where the backward pass begins or where it ends.
@@ -152,7 +159,8 @@ def _forward(shapes: Shapes, setup: Setup, load: Load) -> int:
     """What a forward pass without gradients takes beside what is held."""
     known = coefficients(setup.device)
     work = max(sizes(shapes, block, load, setup).times(known.forward) for block in shapes.blocks)
-    return round(max(work, known.head * _logits(shapes, load, known.head_chunk)))
+    head = known.evaluated.copies * _logits(shapes, load, known.chunk) + known.evaluated.work * work
+    return round(max(work, head))
 
 
 def peak(shapes: Shapes, setup: Setup, train: Load, evaluation: Load) -> Peak:

@@ -19,7 +19,7 @@ from mlx_persona.models.checkpointing import checkpoint_blocks
 from mlx_persona.models.load import LoadedModel
 from mlx_persona.models.token_chunks import chunk_mlps
 from mlx_persona.planner.coefficients import coefficients
-from mlx_persona.planner.cost import Work, seconds, training_flops
+from mlx_persona.planner.cost import Work, seconds
 from mlx_persona.planner.estimate import FAR, Needs, advise, spoken_time, with_checkpoints
 from mlx_persona.planner.memory import DENSE, PACKED, Load, Setup, trainable
 from mlx_persona.planner.shapes import FULL, Shapes, shapes
@@ -127,7 +127,7 @@ def prepare(
         "this run",
         "free some space, or write to another disk with --out",
     )
-    took = seconds(training_flops(shape, needs.setup, work), setup.device)
+    took = seconds(shape, needs.setup, work)
     announce_plan(needs, loop.updates, took)
     _check(needs)
     return took

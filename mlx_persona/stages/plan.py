@@ -20,7 +20,7 @@ from mlx_persona.models.hub import download_bytes
 from mlx_persona.models.load import load_tokenizer, resolve_model
 from mlx_persona.models.merge import SHARD_BYTES
 from mlx_persona.planner.coefficients import coefficients
-from mlx_persona.planner.cost import Work, seconds, training_flops
+from mlx_persona.planner.cost import Work, seconds
 from mlx_persona.planner.estimate import Advice, Needs, advise, parse_memory, spoken_time, with_checkpoints
 from mlx_persona.planner.memory import FULL_ROWS, Load, Setup, dense_row, generation_peak, holding, peak
 from mlx_persona.planner.shapes import FULL, HALF, Shapes, read_config, shapes
@@ -66,6 +66,7 @@ class PlanResult:
     measured: str
     counted: str
     parts: dict[str, int]
+    phase: str = ""
     advice: list[Advice] = field(default_factory=list)
     download_bytes: int | None = None
 
@@ -77,8 +78,9 @@ class PlanResult:
         """``[what, figure]`` for people."""
         shown = [
             ["peak memory", f"{self.peak_bytes / 1e9:.2f} GB of {self.budget_bytes / 1e9:.2f}"],
+            *([["peaks in the", self.phase]] if self.phase else []),
             ["fits", "yes" if self.fits else "no"],
-            *([f"  {name}", f"{size / 1e9:.2f} GB"] for name, size in self.parts.items()),
+            *([f"  step: {name}", f"{size / 1e9:.2f} GB"] for name, size in self.parts.items()),
             ["blocks recomputed", str(self.checkpointed_blocks)],
             ["updates", f"{self.updates} ({self.epochs:.2f} epochs)"],
             ["tokens", f"{self.tokens:,}"],
@@ -159,11 +161,12 @@ def _training(config: PlanConfig, folder: Path, shape: Shapes, base: Setup, budg
         updates=updates,
         tokens=round(tokens),
         effective_scale=scale,
-        seconds_estimate=round(seconds(training_flops(shape, needs.setup, work), setup.device), 1),
+        seconds_estimate=round(seconds(shape, needs.setup, work), 1),
         checkpointed_blocks=needs.setup.checkpointed,
         measured=coefficients(setup.device).measured,
         counted=data.how,
         parts=needs.peak.parts,
+        phase=needs.peak.phase,
         advice=advise(needs),
     )
 
@@ -250,7 +253,7 @@ def _plain(
 ) -> PlanResult:
     """The plan of a stage that trains nothing."""
     scale = (2.0 * config.rank if config.alpha is None else config.alpha) / config.rank
-    took = seconds(training_flops(shape, setup, work), setup.device)
+    took = seconds(shape, setup, work)
     return PlanResult(
         stage=config.stage,
         peak_bytes=top,

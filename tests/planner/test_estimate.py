@@ -10,7 +10,7 @@ import pytest
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.planner import cost
-from mlx_persona.planner.cost import Work, seconds, training_flops
+from mlx_persona.planner.cost import Work, activations, seconds, training_flops
 from mlx_persona.planner.estimate import Needs, advise, parse_memory, spoken_time, with_checkpoints
 from mlx_persona.planner.memory import PACKED, Load, Setup
 from mlx_persona.planner.shapes import shapes
@@ -71,11 +71,15 @@ def test_operations_are_counted_by_hand() -> None:
     assert more - expected == 100 * 2 * once
 
 
-def test_time_is_work_over_the_rate_measured_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_time_is_products_over_the_rate_measured_here_and_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention hands on 64 and the MLP 96 numbers per token and block; a forward pass is a third of a step."""
     monkeypatch.setattr(cost.backend, "device_name", lambda: "cpu")
     monkeypatch.setattr(cost.backend, "measure_gflops", lambda seconds: 100.0)
-    assert seconds(5e13, "cpu") == pytest.approx(5e13 / (1e11 * cost._USED["cpu"]))
-    assert seconds(1e15, "metal") != seconds(1e15, "cpu")
+    small, setup, work = shapes(LLAMA), Setup(2, False, checkpointed=3), Work(300, 50, 30, 10)
+    assert activations(small, setup, work) == pytest.approx(3 * 160 * (300 * 4 + 30) / 3)
+    expected = training_flops(small, setup, work) / 1e11 + cost._PER_ELEMENT["cpu"] * activations(small, setup, work)
+    assert seconds(small, setup, work) == pytest.approx(expected)
+    assert seconds(small, replace(setup, device="metal"), work) < expected
 
 
 @pytest.mark.parametrize(

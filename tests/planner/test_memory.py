@@ -94,3 +94,10 @@ def test_writing_replies_takes_keys_and_values_for_every_row() -> None:
     setup = Setup(0, False, device="metal", held=PACKED)
     few, many = (generation_peak(SEVEN, setup, Load(rows, 512, rows), 57344) for rows in (8, 32))
     assert many - few > 57344 * 24 * 512
+
+
+def test_the_phase_of_the_peak_is_named() -> None:
+    """Four long rows in an evaluation can take more than one in a step."""
+    wide = Load(8, 1024, 4096)
+    assert peak(SEVEN, replace(SETUP, checkpointed=28), LOAD, wide).phase == "evaluation"
+    assert peak(SEVEN, SETUP, LOAD, LOAD).phase == "step"
