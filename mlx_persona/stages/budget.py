@@ -31,11 +31,17 @@ from mlx_persona.training.objectives import Batch
 _MORE_ADAPTERS = 3
 # The longest rows that are looked at for their targets: there may be a million rows.
 _LOOKED_AT = 64
+_EVAL_TOKENS = 2048
 
 
 def padded(length: int, step: int = LENGTH_STEP) -> int:
     """A length in tokens, padded as a micro-batch is."""
     return max(step, -(-length // step) * step)
+
+
+def evaluation_rows(batch_size: int, longest: int) -> int:
+    """Rows that are evaluated together: up to four short ones, since that needs less than a training step of them."""
+    return max(batch_size, min(4, _EVAL_TOKENS // longest))
 
 
 def largest_load(rows: Sequence[Row], lengths: Sequence[int] | NDArray[Any], count: int) -> Load:

@@ -25,7 +25,7 @@ from mlx_persona.planner.estimate import Advice, Needs, advise, parse_memory, sp
 from mlx_persona.planner.memory import FULL_ROWS, Load, Setup, dense_row, generation_peak, holding, peak
 from mlx_persona.planner.shapes import FULL, HALF, Shapes, read_config, shapes
 from mlx_persona.schema import read_conversations, read_pairs
-from mlx_persona.stages.budget import padded
+from mlx_persona.stages.budget import evaluation_rows, padded
 from mlx_persona.stages.training import updates_of
 from mlx_persona.tokens.batches import Row
 from mlx_persona.tokens.dataset import common_system, conversation_rows
@@ -140,7 +140,7 @@ def _training(config: PlanConfig, folder: Path, shape: Shapes, base: Setup, budg
     share = data.targets / max(1, data.tokens)
     # A row's targets may be more than its share of them; a reply rarely fills more than half of a long row.
     targets = min(rows * length, round(2 * share * rows * length))
-    held_out = (max(config.batch_size, 2) * 2) if pairs else max(config.batch_size, 4)
+    held_out = (max(config.batch_size, 2) * 2) if pairs else evaluation_rows(config.batch_size, data.longest)
     loads = (Load(rows, length, targets), Load(held_out, length, round(targets * held_out / rows)))
     needs = with_checkpoints(Needs(shape, setup, *loads, budget), config.grad_checkpoint)
     per_epoch = -(-data.rows // config.batch_size)

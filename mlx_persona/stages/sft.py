@@ -19,7 +19,7 @@ from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.models.masks import check_blocks
-from mlx_persona.stages.budget import batches_load, largest_load, padded, prepare, run_work
+from mlx_persona.stages.budget import batches_load, evaluation_rows, largest_load, padded, prepare, run_work
 from mlx_persona.stages.training import (
     TrainResult,
     announce,
@@ -69,7 +69,8 @@ class SftSource:
                 "raise --batch-tokens or lower --max-seq-length",
             )
         self._seed, self._dropout, self._packing = config.seed, config.dropout > 0, config.packing
-        groups = ordered_batches([len(r.ids) for r in held_out], max(config.batch_size, 4))
+        lengths = [len(r.ids) for r in held_out]
+        groups = ordered_batches(lengths, evaluation_rows(config.batch_size, max(lengths, default=1)))
         self._eval = [to_mx([held_out[i] for i in group]) for group in groups]
         self.eval_tokens = sum(int(b["tokens"].size) for b in self._eval)
 
