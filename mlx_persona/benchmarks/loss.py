@@ -2,12 +2,11 @@
 
     mlx-persona bench-loss --model MODEL --data FOLDER
 
-Both learn from the same conversations with an adapter of the same kind, rank and scale and the same peak learning
-rate. Stock trains as ``mlx_lm.lora --mask-prompt`` does: its own data handling, which trains the last reply of a row,
-its optimizer (Adam), a constant rate. Ours trains every reply of the person, with sft's plan, loop and schedule. One
-function measures the held-out loss of both, on the same rows: all of the person's replies in them. Only training
-counts as time: no evaluation, no compiling (stock meets every shape once before, and forgets what it learnt
-from that), no tokenizing.
+Both learn from the same conversations with an adapter of the same kind, rank and scale. Stock trains as
+``mlx_lm.lora --mask-prompt`` does: its own data handling, which trains the last reply of a row, its optimizer (Adam),
+a constant rate. Ours trains every reply of the person, with sft's plan, loop and schedule. One function measures the
+held-out loss of both, on the same rows: all of the person's replies in them. Only training counts as time: no
+evaluation, no compiling (stock meets every shape once before, and forgets what it learnt from that), no tokenizing.
 """
 
 from __future__ import annotations
@@ -214,7 +213,7 @@ def _stock(model: Any, batches: Sequence[StockBatch], config: LossBenchConfig, e
     warm, run = behind_shapes(batches)
     done, count = Training(), len(batches)
     marks = {round(count * i / STOCK_EVALUATIONS) for i in range(1, STOCK_EVALUATIONS)} | {count}
-    optimizer = mlx.optimizers.Adam(learning_rate=config.learning_rate)
+    optimizer = mlx.optimizers.Adam(learning_rate=config.stock_learning_rate or config.learning_rate)
 
     with stock_adapter(model, config.rank, SCALE, config.dora), ui.progress("stock", count) as bar:
         optimizer.init(model.trainable_parameters())

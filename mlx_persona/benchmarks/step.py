@@ -38,7 +38,7 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.models import adapters, substitutes
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.load import load_model
-from mlx_persona.schema import Conversation, Message
+from mlx_persona.schema import Message
 from mlx_persona.stages.sft import SftSource
 from mlx_persona.tokens.batches import Row, make_row
 from mlx_persona.tokens.dataset import load_split
@@ -146,14 +146,11 @@ def single_turns(config: BenchConfig, tokenizer: Any) -> tuple[list[dict[str, An
     for index in np.random.default_rng(config.seed).permutation(len(pairs)):
         if len(rows) == wanted:
             break
-        conversation = Conversation(pairs[index])
-        chat = {"messages": [{"role": m.role, "content": m.content} for m in conversation.messages]}
-        rendered = renderer.render(conversation.messages)
+        rendered = renderer.render(pairs[index])
         assert rendered is not None  # only a limit makes it None
         row = make_row(rendered.ids, rendered.mask)
-        ids, offset = theirs.process(chat)
-        same = list(ids) == rendered.ids and row.targets and int(row.mask.argmax()) == offset
-        if same and len(row.ids) <= config.max_seq_length:
+        chat = _same_chat(pairs[index], row, theirs) if len(row.ids) <= config.max_seq_length else None
+        if chat is not None:
             chats.append(chat)
             rows.append(row)
     if len(rows) < wanted or not wanted:
@@ -163,6 +160,20 @@ def single_turns(config: BenchConfig, tokenizer: Any) -> tuple[list[dict[str, An
             "lower --rows, or raise --max-seq-length",
         )
     return chats, rows
+
+
+def _same_chat(messages: Sequence[Message], row: Row, theirs: ChatDataset) -> dict[str, Any] | None:
+    """Messages for mlx-lm that come to a row's tokens and first target; None where none do.
+
+    Some templates write a system message of their own where there is none, which our rows leave out: an empty one.
+    """
+    turns = [{"role": m.role, "content": m.content} for m in messages]
+    for head in ([], [{"role": "system", "content": ""}]):
+        chat = {"messages": [*head, *turns]}
+        ids, offset = theirs.process(chat)
+        if list(ids) == row.ids.tolist() and row.targets and int(row.mask.argmax()) == offset:
+            return chat
+    return None
 
 
 class _Pass:
