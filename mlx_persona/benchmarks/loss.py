@@ -213,6 +213,7 @@ def _stock(model: Any, batches: Sequence[StockBatch], config: LossBenchConfig, e
     warm, run = behind_shapes(batches)
     done, count = Training(), len(batches)
     marks = {round(count * i / STOCK_EVALUATIONS) for i in range(1, STOCK_EVALUATIONS)} | {count}
+    mx.random.seed(config.seed)  # as mlx_lm.lora does: its adapter is drawn from there
     optimizer = mlx.optimizers.Adam(learning_rate=config.stock_learning_rate or config.learning_rate)
 
     with stock_adapter(model, config.rank, SCALE, config.dora), ui.progress("stock", count) as bar:
