@@ -26,6 +26,8 @@ COMMANDS = {
     "generate": "talk",
     "eval": "measure",
     "bench": "measure",
+    "bench-loss": "measure",
+    "bench-blocks": "measure",
     "bench-dpo": "measure",
     "bench-generate": "measure",
     "bench-clean": "measure",

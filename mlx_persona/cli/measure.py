@@ -10,12 +10,14 @@ from mlx_persona import ui
 from mlx_persona.cli.options import command
 from mlx_persona.config import (
     BenchConfig,
+    BlocksBenchConfig,
     CardConfig,
     CleanBenchConfig,
     DataBenchConfig,
     DoctorConfig,
     DpoBenchConfig,
     GenerateBenchConfig,
+    LossBenchConfig,
 )
 from mlx_persona.errors import PersonaError
 
@@ -41,7 +43,30 @@ def _bench(config: BenchConfig, as_json: bool) -> None:
     if as_json:
         ui.json_out(result.to_json())
         return
-    ui.table_out("Training step, ours against stock mlx-lm", *result.table())
+    title = f"One pass over {result.rows} rows, {result.tokens:,} tokens ({result.gflops:.0f} GFLOP/s)"
+    ui.table_out(title, *result.table())
+
+
+def _bench_loss(config: LossBenchConfig, as_json: bool) -> None:
+    from mlx_persona.benchmarks.loss import bench_loss
+
+    result = bench_loss(config)
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    ui.table_out(f"Training to a held-out loss of {result.target:.4f}", *result.table())
+
+
+def _bench_blocks(config: BlocksBenchConfig, as_json: bool) -> None:
+    from mlx_persona.benchmarks.blocks import bench_blocks
+
+    result = bench_blocks(config)
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    ui.table_out(f"{config.blocks} blocks of a 7B's shape, {config.seq} tokens", *result.table())
+    for side, peaks in result.parts.items():
+        ui.table_out(f"Peak of {side}", ["part", "MB"], [[part, f"{peak / 1e6:.0f}"] for part, peak in peaks.items()])
 
 
 def _bench_dpo(config: DpoBenchConfig, as_json: bool) -> None:
@@ -118,6 +143,18 @@ def _selftest() -> SelfTest:
 commands: dict[str, click.Command] = {
     "eval": command("eval", CardConfig, _eval, "The report card: base, SFT, DPO and fused beside the real person."),
     "bench": command("bench", BenchConfig, _bench, "Measure our training step against stock mlx-lm's, here and now."),
+    "bench-loss": command(
+        "bench-loss",
+        LossBenchConfig,
+        _bench_loss,
+        "Measure how soon our training is as good as so many steps of stock mlx-lm's, here and now.",
+    ),
+    "bench-blocks": command(
+        "bench-blocks",
+        BlocksBenchConfig,
+        _bench_blocks,
+        "Measure training steps and memory of blocks of a 7B model's shape, with random 4-bit weights.",
+    ),
     "bench-dpo": command(
         "bench-dpo", DpoBenchConfig, _bench_dpo, "Measure our DPO against mlx-lm-lora's (if installed), here and now."
     ),

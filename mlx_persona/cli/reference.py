@@ -26,6 +26,8 @@ CONFIGS = {
     "generate": (config.GenerateConfig, "mlx-persona chat and mlx-persona generate"),
     "eval": (config.CardConfig, "mlx-persona eval"),
     "bench": (config.BenchConfig, "mlx-persona bench"),
+    "bench-loss": (config.LossBenchConfig, "mlx-persona bench-loss"),
+    "bench-blocks": (config.BlocksBenchConfig, "mlx-persona bench-blocks"),
     "bench-dpo": (config.DpoBenchConfig, "mlx-persona bench-dpo"),
     "bench-generate": (config.GenerateBenchConfig, "mlx-persona bench-generate"),
     "bench-clean": (config.CleanBenchConfig, "mlx-persona bench-clean"),

@@ -15,12 +15,14 @@ from mlx_persona.config.data import (
 )
 from mlx_persona.config.measuring import (
     BenchConfig,
+    BlocksBenchConfig,
     CleanBenchConfig,
     DataBenchConfig,
     DemoConfig,
     DoctorConfig,
     DpoBenchConfig,
     GenerateBenchConfig,
+    LossBenchConfig,
 )
 from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
 from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ShowConfig
@@ -33,6 +35,7 @@ __all__ = [
     "SOURCES",
     "AugmentConfig",
     "BenchConfig",
+    "BlocksBenchConfig",
     "CardConfig",
     "CleanBenchConfig",
     "CleanConfig",
@@ -44,6 +47,7 @@ __all__ = [
     "FuseConfig",
     "GenerateBenchConfig",
     "GenerateConfig",
+    "LossBenchConfig",
     "PairsConfig",
     "PlanConfig",
     "ReviewConfig",

@@ -10,16 +10,89 @@ from mlx_persona.settings import check, option
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """Our training step against stock mlx-lm's, on the same rows."""
+    """Our training step against stock mlx-lm's: one pass over the same rows, each with its own batches."""
 
     model: str = option(DEFAULT_MODEL, MODEL_HELP)
     data: str = option("data/clean", "folder with train.jsonl")
     rank: int = option(64, "rank of the adapter", minimum=1)
-    dora: bool = option(False, "DoRA or plain LoRA", flag="--dora/--lora")
-    batch_size: int = option(4, "conversations per micro-batch", minimum=1)
-    max_seq_length: int = option(256, "tokens per conversation", minimum=16)
-    steps: int = option(6, "timed steps of each per round", minimum=1)
+    dora: bool = option(True, "DoRA or plain LoRA", flag="--dora/--lora")
+    batch_size: int = option(4, "rows per micro-batch", minimum=1)
+    batch_tokens: int | None = option(
+        None,
+        "tokens per micro-batch of ours, padding included (instead of --batch-size, which stock keeps)",
+        minimum=16,
+    )
+    max_seq_length: int = option(512, "longer rows are left out, in tokens", minimum=16)
+    rows: int = option(400, "one message and its answer each; a random choice, in whole micro-batches", minimum=1)
+    steps: int | None = option(
+        None, "a shorter pass: so many micro-batches of these rows, the same rows on both sides", minimum=1
+    )
     rounds: int = option(3, "rounds, alternating; the median is reported", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class LossBenchConfig:
+    """How long ours takes to the held-out loss that stock mlx-lm reaches in so many steps."""
+
+    model: str = option(DEFAULT_MODEL, MODEL_HELP)
+    data: str = option("data/clean", "folder with train.jsonl and valid.jsonl")
+    rank: int = option(64, "rank of the adapter", minimum=1)
+    dora: bool = option(True, "DoRA or plain LoRA", flag="--dora/--lora")
+    learning_rate: float = option(2e-4, "peak learning rate of ours", above=0.0)
+    stock_learning_rate: float | None = option(
+        None,
+        "stock's, which is constant (default: that of ours; Adam there does not correct its bias, so that in the "
+        "first hundred steps the same rate acts 3 to 6 times as strongly)",
+        above=0.0,
+    )
+    max_seq_length: int = option(512, "tokens per row", minimum=16)
+    batch_size: int = option(4, "rows per micro-batch", minimum=1)
+    steps: int = option(100, "steps that stock makes", minimum=1)
+    stock_rows: str = option(
+        "cut",
+        "cut: conversations are cut between turns to fit, as ours are, and stock trains the last reply of each row; "
+        "whole: as mlx_lm.lora reads the file, which cuts long ones off at the end, reply and all",
+        choices=("cut", "whole"),
+    )
+    batch_tokens: int | None = option(
+        None,
+        "tokens per micro-batch of ours, padding included (instead of --batch-size, which stock keeps)",
+        minimum=16,
+    )
+    updates: int = option(60, "updates that ours is planned for; it stops when it is as good as stock", minimum=1)
+    grad_accumulation: int = option(1, "micro-batches per update of ours", minimum=1)
+    warmup: float = option(0.05, "share of ours' updates for linear warm-up", minimum=0.0, maximum=0.9)
+    final_lr: float = option(0.1, "ours' learning rate at the end, as a share of the peak", minimum=0.0, maximum=1.0)
+    eval_every: int = option(5, "updates of ours between evaluations; none of them is timed", minimum=1)
+    eval_limit: int = option(64, "at most this many held-out rows, evenly spread", minimum=1)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class BlocksBenchConfig:
+    """Training steps of a model of Qwen2.5-7B's shape with random 4-bit weights, and what they need."""
+
+    blocks: int = option(2, "transformer blocks (the 7B has 28)", minimum=1)
+    vocab: int = option(152064, "tokens in the vocabulary", minimum=64)
+    seq: int = option(512, "tokens of the one sequence of a micro-batch; the second half is trained on", minimum=16)
+    side: tuple[str, ...] = option(
+        ("ours-dora", "ours-lora"),
+        "what to measure; repeatable. Stock on a CPU takes minutes per step",
+        choices=("ours-dora", "ours-lora", "stock-dora", "stock-lora"),
+    )
+    rank: int = option(64, "rank of the adapter; alpha is twice that", minimum=1)
+    accumulation: int = option(1, "micro-batches per update", minimum=1)
+    checkpoint: bool = option(False, "recompute activations; ours takes long MLPs in parts then")
+    optimizer: str = option("adamw", "ours' optimizer (stock has adamw)", choices=("adamw", "lion", "adafactor"))
+    steps: int = option(2, "updates per round; the first is timed only where it is the only one", minimum=1)
+    rounds: int = option(1, "rounds, alternating; the median is reported", minimum=1)
     seed: int = option(0, "fixes everything random", minimum=0)
 
     def __post_init__(self) -> None:
