@@ -57,7 +57,12 @@ lint: $(STAMP) ## ruff, mypy --strict, and that generated files are fresh
 docs: $(STAMP) ## write docs/cli.md and configs/*.yaml from the code
 	$(BIN)/python -m mlx_persona.cli.reference
 
-bench: $(STAMP) ## our training step against stock mlx-lm's, and cleaning against a bare json.loads pass
+bench: $(STAMP) ## ours against stock mlx-lm, and cleaning against a bare json.loads pass (half an hour)
 	$(BIN)/mlx-persona bench-clean
 	test -d demo/data/clean || $(BIN)/mlx-persona demo
-	$(BIN)/mlx-persona bench --data demo/data/clean --model "$$($(BIN)/python -c 'from mlx_persona.models.embedded import fetch_model; print(fetch_model())')"
+	model="$$($(BIN)/python -c 'from mlx_persona.models.embedded import fetch_model; print(fetch_model())')"; \
+	for kind in --dora --lora; do \
+	  $(BIN)/mlx-persona bench --data demo/data/clean --model "$$model" --steps 25 --rounds 1 $$kind || exit 1; \
+	done; \
+	$(BIN)/mlx-persona bench-generate --data demo/data/clean --model "$$model" --n 64 --one-by-one 6 && \
+	$(BIN)/mlx-persona bench-blocks --rounds 1

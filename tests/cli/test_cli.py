@@ -237,7 +237,7 @@ def test_help_states_units_and_defaults(runs: Runs) -> None:
     assert "--rank N rank of the adapter [default: 64]" in text
     assert "--dora / --lora DoRA (magnitude and direction) or plain LoRA [default: on]" in text
     assert "--updates N optimizer updates (instead of --epochs)" in text
-    assert "--learning-rate X peak learning rate of AdamW [default: 0.0002]" in text
+    assert "--learning-rate X peak learning rate [default: 0.0002]" in text
 
 
 def test_the_version_is_told(runs: Runs) -> None:
