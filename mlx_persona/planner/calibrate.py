@@ -239,7 +239,7 @@ def _share(value: float, work: float) -> float:
 # Fitted too, they take what belongs to the stream, and a sequence of 2048 tokens is 14 % too small (docs/planner.md).
 _SAVED = ("stream", "gated", "probabilities", "biases")
 _WORK = ("stream", "gated", "scores", "biases")
-# Not fitted, the cases are dense: four copies of a piece while it is made dense (models/quantized.py), and four of
+# Not fitted, as the cases are dense: four copies of a piece while it is made dense (models/quantized.py), and four of
 # the gradient by the input, which is summed up piece by piece: what two, four and 28 blocks of a 7B model took more.
 _DEQUANTIZED, _SUMMED = 16.0, 16.0
 
