@@ -56,12 +56,17 @@ class _Slab:
         return out.astype(mx.float32)
 
 
-def _slab_rows(head: Any, count: int, slab_bytes: int | None) -> int:
-    """How many rows of the vocabulary make a slab for ``count`` tokens."""
-    slab_bytes = slab_bytes or (_CPU_BYTES if on_cpu() else _GPU_BYTES)
-    widest = count
-    if head.get("scales") is not None and on_cpu():
-        widest = max(widest, int(head.weight.shape[1]) * 32 // int(head.bits))
+def slab_rows(count: int, coded_width: int, cpu: bool, slab_bytes: int | None = None) -> int:
+    """How many rows of the vocabulary make a slab.
+
+    Args:
+        count: tokens whose loss is wanted.
+        coded_width: width of a quantized head (0: it is dense); on the CPU a slab of it is made dense.
+        cpu: computed on the CPU, not on a GPU.
+        slab_bytes: largest array that a slab may need; None is what suits the device.
+    """
+    slab_bytes = slab_bytes or (_CPU_BYTES if cpu else _GPU_BYTES)
+    widest = max(1, count, coded_width if cpu else 0)
     return max(_LEAST_ROWS, slab_bytes // (4 * widest) // 64 * 64)
 
 
@@ -104,7 +109,8 @@ def head_losses(
         training: take the gradient along; without it, plain automatic differentiation holds.
         slab_bytes: largest array that a slab of the vocabulary may need; None is what suits the device.
     """
-    rows = _slab_rows(head, hidden.shape[0], slab_bytes)
+    coded = int(head.weight.shape[1]) * 32 // int(head.bits) if head.get("scales") is not None else 0
+    rows = slab_rows(hidden.shape[0], coded, on_cpu(), slab_bytes)
     if not training:
         return _sweep(hidden, head, targets, rows, False)[0]
 

@@ -16,7 +16,8 @@ from mlx_persona.models.lora import LoRALinear
 
 # Tokens at a time: enough for products at full speed. A quantized base is dequantized for each part on the CPU.
 CHUNK = 512
-_GATED = {"gate_proj", "up_proj", "down_proj"}
+# The layers of the MLPs that are taken so.
+GATED = {"gate_proj", "up_proj", "down_proj"}
 
 
 def chunk_mlps(model: nn.Module, tokens: int = CHUNK) -> int:
@@ -28,7 +29,7 @@ def chunk_mlps(model: nn.Module, tokens: int = CHUNK) -> int:
     Returns:
         How many MLPs were found.
     """
-    mlps = [block.mlp for block in model.layers if "mlp" in block and set(block.mlp.children()) == _GATED]
+    mlps = [block.mlp for block in model.layers if "mlp" in block and set(block.mlp.children()) == GATED]
     for mlp in mlps:
         if not hasattr(type(mlp), "_chunked"):
             mlp.__class__ = _chunked(type(mlp), tokens)

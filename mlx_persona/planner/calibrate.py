@@ -21,16 +21,19 @@ import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
 # isort: split
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from mlx_persona.files import write_text
 from mlx_persona.models import adapters, substitutes
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.checkpointing import checkpoint_blocks
+from mlx_persona.models.cross_entropy import head_losses, slab_rows
 from mlx_persona.models.heads import row_logits
+from mlx_persona.models.token_chunks import chunk_mlps
 from mlx_persona.planner.coefficients import FILE, Coefficients, Head, Kind, Sizes, coefficients
-from mlx_persona.planner.memory import Load, Peak, Setup, peak, sizes
-from mlx_persona.planner.shapes import blueprint, shapes
+from mlx_persona.planner.memory import Load, Peak, Setup, logits, peak, sizes
+from mlx_persona.planner.shapes import FULL, blueprint, shapes
 from mlx_persona.runs import Run
 from mlx_persona.training import objectives
 from mlx_persona.training.loop import Loop, LoopConfig
@@ -127,6 +130,7 @@ def measure(case: Case) -> Peaks:
     spec = adapters.attach(model, AdapterSpec(case.rank, 2.0, case.dora, case.num_layers))
     if case.checkpointed:
         checkpoint_blocks(model)
+        chunk_mlps(model)  # as stages/budget.py does
     objective = objectives.dpo(rows, 0.0, 0.0) if case.pairs else objectives.sft(rows)
     plan = LoopConfig(2, case.accumulation, 1e-4, 0.0, 1.0, 0.0, 1.0, 2, 0, 1)
     seen: dict[str, int] = {}
@@ -161,7 +165,7 @@ def measure(case: Case) -> Peaks:
 # Widths, inner widths, heads, key-value heads; rows and tokens. Small enough to take seconds, large enough that
 # products take longer than dispatching them.
 _MODELS = ((256, 512, 4, 4), (256, 1408, 4, 1), (512, 2688, 8, 2))
-_BATCHES = ((4, 128), (1, 768))
+_BATCHES = ((4, 128), (2, 256), (1, 1024))
 _FEW, _MORE = 2, 5
 _INPUT_ONLY = Sizes(stream=4.0)  # what a checkpointed block saves, by definition
 
@@ -179,35 +183,70 @@ def cases() -> list[Case]:
 
 
 _HEAD = llama(3, 256, 512, 4, 2, 16384)
-_TARGETS = (128, 512)
+# Targets, widths and vocabularies of a loss that is measured alone.
+_LOSSES = ((128, 256, 16384), (512, 512, 16384), (1024, 256, 8192), (2048, 256, 8192), (2048, 1024, 8192))
+
+
+def _losses(training: bool) -> tuple[float, float]:
+    """Copies of a slab's logits, and of the gradient by the hidden states: peaks of losses alone, least squares."""
+    rows, values = [], []
+    for targets, width, vocabulary in _LOSSES:
+        head = nn.Linear(width, vocabulary, bias=False)
+        hidden = mx.random.normal((targets, width), key=mx.random.key(3))
+        aims = mx.zeros((targets,), mx.int32)
+        mx.eval(head.parameters(), hidden, aims)
+
+        def loss(hidden: mx.array, head: Any = head, aims: mx.array = aims) -> mx.array:
+            return head_losses(hidden, head, aims, training).sum()
+
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        mx.eval(mx.grad(loss)(hidden) if training else loss(hidden))
+        rows.append((min(vocabulary, slab_rows(targets, 0, True)) * targets * FULL, targets * width * FULL))
+        values.append(mx.get_peak_memory() - before)
+    x, y = np.array(rows, float), np.array(values, float)
+    if not training:
+        return round(float((x[:, 0] @ y) / (x[:, 0] @ x[:, 0])), 2), 0.0
+    found, *_ = np.linalg.lstsq(x / y[:, None], np.ones(len(y)), rcond=None)
+    return round(max(0.0, float(found[0])), 2), round(max(0.0, float(found[1])), 2)
 
 
 def _heads(fitted: Coefficients) -> Coefficients:
-    """What is alive at the loss: from its slope over the number of targets, and from what is left without any."""
+    """What is alive at the loss: its own arrays, measured alone, and a share of a block's work beside them."""
     model = shapes(_HEAD)
+    trained, evaluated = _losses(True), _losses(False)
     found: dict[str, Head] = {}
     for checkpointed in (False, True):
-        few, many = (Case(_HEAD, 2, 256, targets, checkpointed=checkpointed) for targets in _TARGETS)
-        low, high = measure(few), measure(many)
-        size, kind = _sizes(few), fitted.dora
-        forward = size.times(fitted.forward)
+        case = Case(_HEAD, 4, 256, 1024, checkpointed=checkpointed)
+        peaks, load, setup = measure(case), Load(case.rows, case.length, case.targets), _setup(case)
+        size, kind = _sizes(case), fitted.dora
         saved = size.times(_INPUT_ONLY if checkpointed else kind.saved) * len(model.blocks)
-        base = low.base + _held(few)
-        trained, work = ("retrained", size.times(kind.recompute)) if checkpointed else ("trained", forward)
-        found[trained] = _head(low.step - base - saved, high.step - base - saved, work)
-        found["evaluated"] = _head(low.evaluation - base, high.evaluation - base, forward)
+        base = peaks.base + _held(case)
+        forward, work = size.times(fitted.forward), size.times(kind.recompute)
+        slab, gradient = logits(model, load, setup), load.targets * model.width * FULL
+        own = trained[0] * slab + trained[1] * gradient
+        name, work = ("retrained", work) if checkpointed else ("trained", forward)
+        found[name] = Head(*trained, _share(peaks.step - base - saved - own, work))
+        found["evaluated"] = Head(*evaluated, _share(peaks.evaluation - base - evaluated[0] * slab, forward))
     return replace(fitted, evaluated=found["evaluated"], trained=found["trained"], retrained=found["retrained"])
 
 
-def _head(low: float, high: float, work: float) -> Head:
-    """Copies of the logits, and the share of ``work``, from bytes at few and at many targets."""
-    each = (high - low) / (_TARGETS[1] - _TARGETS[0])
-    return Head(round(each / (4 * shapes(_HEAD).vocabulary), 2), round(max(0.0, (low - each * _TARGETS[0]) / work), 2))
+def _share(value: float, work: float) -> float:
+    return round(min(1.0, max(0.0, value / work)), 2)
 
 
-def _fit(rows: Sequence[Sizes], values: Sequence[float], weights: Sequence[float]) -> Sizes:
-    """Non-negative factors of stream, inside, opened and scores, by least squares on relative errors."""
-    names = ["stream", "inside", "opened", "scores"]
+# What is fitted. Attention's widths and those of gate and up are, or nearly are, multiples of these in every case.
+# Fitted too, they take what belongs to the stream, and a sequence of 2048 tokens is 14 % too small (docs/planner.md).
+_SAVED = ("stream", "gated", "probabilities", "biases")
+_WORK = ("stream", "gated", "scores", "biases")
+# Not fitted, as the cases are dense: four copies of a piece while it is made dense (models/quantized.py), and four of
+# the gradient by the input, which is summed up piece by piece: what two, four and 28 blocks of a 7B model took more.
+_DEQUANTIZED, _SUMMED = 16.0, 16.0
+
+
+def _fit(rows: Sequence[Sizes], values: Sequence[float], weights: Sequence[float], of: Sequence[str]) -> Sizes:
+    """Non-negative factors of the sizes named ``of``, by least squares on relative errors."""
+    names = list(of)
     y = np.asarray(values) / np.asarray(weights)
     while True:
         x = np.array([[getattr(row, name) for name in names] for row in rows]) / np.asarray(weights)[:, None]
@@ -228,18 +267,28 @@ def fit(measured: Sequence[tuple[Case, Peaks]]) -> Coefficients:
             found = [(c, p) for c, p in measured if (c.dora, c.checkpointed) == (dora, checkpointed)]
             saved, rest = _halves(found)
             if checkpointed:
-                kinds[dora]["recompute"] = _fit(*rest)
+                kinds[dora]["recompute"] = _packed(_fit(*rest, _WORK))
             else:
-                kinds[dora]["saved"], kinds[dora]["working"] = _fit(*saved), _fit(*rest)
+                kinds[dora]["saved"] = replace(_fit(*saved, _SAVED), low=4.0)
+                kinds[dora]["working"] = _packed(_fit(*rest, _WORK))
     plain = [(c, p) for c, p in measured if c.config["num_hidden_layers"] == _MORE]
-    forward = _fit(
-        [_sizes(c) for c, _ in plain],
-        [p.evaluation - p.base - _held(c) for c, p in plain],
-        [p.evaluation for _, p in plain],
+    forward = replace(
+        _fit(
+            [_sizes(c) for c, _ in plain],
+            [p.evaluation - p.base - _held(c) for c, p in plain],
+            [p.evaluation for _, p in plain],
+            _WORK,
+        ),
+        weight=_DEQUANTIZED,
     )
-    nothing = Head(0.0, 0.0)
+    nothing = Head(0.0, 0.0, 0.0)
     kind = {dora: Kind(**parts) for dora, parts in kinds.items()}
     return Coefficients("CPU, float32", kind[False], kind[True], _INPUT_ONLY, forward, nothing, nothing, nothing)
+
+
+def _packed(found: Sizes) -> Sizes:
+    """With what a quantized weight takes that is made dense piece by piece in the backward pass."""
+    return replace(found, weight=_DEQUANTIZED, pieces=_SUMMED)
 
 
 def _sizes(case: Case) -> Sizes:
@@ -301,11 +350,7 @@ if __name__ == "__main__":
     fitted = _heads(fit(taken))
     if "--write" in sys.argv:
         known = json.loads(FILE.read_text(encoding="utf-8"))
-        low = {"low": 4.0}
-        value = {**fitted.to_json(), "chunk": known["cpu"]["chunk"]}  # the loss's own setting
-        for kind in ("lora", "dora"):
-            value[kind]["saved"].update(low)
-        write_text(FILE, json.dumps({**known, "cpu": value}, indent=2) + "\n")
+        write_text(FILE, json.dumps({**known, "cpu": fitted.to_json()}, indent=2) + "\n")
         coefficients.cache_clear()
     print(json.dumps(fitted.to_json(), indent=2))
     off = errors(taken)

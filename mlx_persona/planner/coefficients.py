@@ -18,17 +18,26 @@ FILE = Path(__file__).with_name("coefficients.json")
 class Sizes:
     """Sizes that a block's memory is made of (in numbers), or factors for them (in bytes per number).
 
-    ``stream`` tokens x width; ``inside`` what closing layers read (attention's output, the gated product);
-    ``opened`` what the other layers write (q, k, v, gate, up); ``scores`` attention's rows x heads x tokens²;
-    ``low`` what the adapters' A write; ``weight`` the largest weight, where each use dequantizes it.
+    ``stream`` tokens x width; ``inside`` what closing layers read (attention's output), ``opened`` what the other
+    layers write (q, k, v); ``gated`` and ``gating`` the same of gated MLPs (the product; gate and up);
+    ``scores`` those of attention that are there at once (rows x heads x queries x tokens), ``probabilities`` those
+    that it keeps for the backward pass; ``biases`` what a causal mask adds to them (queries x keys, once for all
+    rows and heads);
+    ``low`` what the adapters' A write; ``weight`` the largest piece of a weight that each use dequantizes;
+    ``pieces`` the widest input of a layer whose weight is dequantized in more than one piece.
     """
 
     stream: float = 0.0
     inside: float = 0.0
     opened: float = 0.0
+    gated: float = 0.0
+    gating: float = 0.0
     scores: float = 0.0
+    probabilities: float = 0.0
+    biases: float = 0.0
     low: float = 0.0
     weight: float = 0.0
+    pieces: float = 0.0
 
     def times(self, factors: Sizes) -> float:
         """The sum of the sizes, each by its factor."""
@@ -46,12 +55,14 @@ class Kind:
 
 @dataclass(frozen=True)
 class Head:
-    """What is alive when the loss is computed: copies of the logits, and the share of a block's work beside them.
+    """What is alive when the loss is computed: copies of the logits that are there at once and of the gradient.
 
-    ``work`` counts the forward work of a block, or, where the last block is recomputed, that of the recompute.
+    The gradient is that by the hidden states of the targets. ``work`` is a share of a block's forward work beside
+    them, or, where the last block is recomputed, of the recompute's.
     """
 
     copies: float
+    gradients: float
     work: float
 
 
@@ -59,8 +70,7 @@ class Head:
 class Coefficients:
     """A device's.
 
-    The loss: ``evaluated`` without gradients, ``trained``, and ``retrained`` where the last block is recomputed;
-    ``chunk`` is how many targets it takes at a time (0: all).
+    The loss: ``evaluated`` without gradients, ``trained``, and ``retrained`` where the last block is recomputed.
     ``measured`` says where, or that it was not.
     """
 
@@ -72,7 +82,6 @@ class Coefficients:
     evaluated: Head
     trained: Head
     retrained: Head
-    chunk: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As the file holds it."""
@@ -96,5 +105,4 @@ def coefficients(device: str) -> Coefficients:
         Head(**value["evaluated"]),
         Head(**value["trained"]),
         Head(**value["retrained"]),
-        value["chunk"],
     )

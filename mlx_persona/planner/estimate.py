@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlx_persona.errors import PersonaError
-from mlx_persona.planner.memory import Load, Peak, Setup, fewest_checkpoints, peak
+from mlx_persona.planner.memory import Load, Peak, Setup, fewest_checkpoints, peak, states_of
 from mlx_persona.planner.shapes import Shapes
 
 _UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": 2**30, "TB": 2**40}
@@ -103,6 +103,10 @@ def changes(needs: Needs) -> Iterator[tuple[str, Needs]]:
         factor = needs.train.rows // least
         needs = _fewer_rows(needs, least)
         yield f"--batch-size 1 --grad-accumulation {factor} times as many", needs
+    sparing = states_of("adafactor", needs.setup.rank)
+    if needs.setup.states > sparing:
+        needs = replace(needs, setup=replace(needs.setup, states=sparing))
+        yield "--optimizer adafactor", needs
     while needs.setup.rank > 8:
         needs = replace(needs, setup=replace(needs.setup, rank=needs.setup.rank // 2))
         yield f"--rank {needs.setup.rank}", needs

@@ -9,20 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 
-from mlx_persona.planner.coefficients import Sizes, coefficients
-from mlx_persona.planner.shapes import FULL, HALF, Block, Shapes
+from mlx_persona.models.attention import BLOCK
+from mlx_persona.models.cross_entropy import slab_rows
+from mlx_persona.models.load import DENSE_SHARE
+from mlx_persona.models.quantized import PART_BYTES
+from mlx_persona.models.token_chunks import CHUNK
+from mlx_persona.planner.coefficients import Head, Sizes, coefficients
+from mlx_persona.planner.shapes import FULL, HALF, Block, Linear, Shapes
 
 DENSE, PACKED = "dense", "packed"
 FULL_ROWS = 4  # float32 copies of the largest layer while it is merged and quantized
 _PROMPT_TOKENS = 2048  # read at once, as generation/engine.py does
-_DENSE_SHARE = 0.8  # of the memory, for a dense float32 base on the CPU
 
 
 @dataclass(frozen=True)
 class Setup:
     """What is trained and how: everything that memory depends on but the batch.
 
-    ``checkpointed`` counts blocks, from the first on. ``states`` are the optimizer's arrays per
+    ``checkpointed`` counts blocks, from the first on; with any, long sequences go through all MLPs in parts.
+    ``states`` are the optimizer's arrays per
     trainable parameter (AdamW: 2). ``held`` is how the base is held: dense float32, or packed as it is stored.
     ``below`` is the rank of a frozen adapter below the trained one (0: none).
     """
@@ -77,7 +82,7 @@ def holding(shapes: Shapes, device: str, memory: int) -> str:
     """How a base model is held: as it is stored on a GPU; on the CPU dense float32 where that fits."""
     if device != "cpu":
         return PACKED
-    return DENSE if shapes.parameters * FULL <= _DENSE_SHARE * memory or not shapes.quantized else PACKED
+    return DENSE if shapes.parameters * FULL <= DENSE_SHARE * memory or not shapes.quantized else PACKED
 
 
 def resident(shapes: Shapes, setup: Setup) -> int:
@@ -98,24 +103,67 @@ def _norms(shapes: Shapes, setup: Setup) -> int:
     return sum(2 * a.outputs for _, a in shapes.adapted(setup.num_layers)) if setup.dora else 0
 
 
+def states_of(optimizer: str, rank: int) -> float:
+    """Arrays of an optimizer's state per trainable parameter; Adafactor keeps a row and a column of a matrix."""
+    return {"adamw": 2.0, "lion": 1.0, "adafactor": 1.0 / max(1, rank)}[optimizer]
+
+
 @cache
 def sizes(shapes: Shapes, block: Block, load: Load, setup: Setup) -> Sizes:
-    """What the activations of one block are made of, in numbers."""
-    n = load.tokens
-    packed = setup.held == PACKED and setup.device == "cpu"
+    """What the activations of one block are made of while it is worked with, in numbers."""
+    return _sizes(shapes, block, load, setup, min(load.length, CHUNK) if _in_parts(setup, load) else load.length)
+
+
+@cache
+def saved_sizes(shapes: Shapes, block: Block, load: Load, setup: Setup) -> Sizes:
+    """What a block that is not recomputed keeps: an MLP that takes a sequence in parts keeps its input only."""
+    return _sizes(shapes, block, load, setup, 0 if _in_parts(setup, load) else load.length)
+
+
+def _in_parts(setup: Setup, load: Load) -> bool:
+    return setup.checkpointed > 0 and load.length > CHUNK
+
+
+def _sizes(shapes: Shapes, block: Block, load: Load, setup: Setup, gated: int) -> Sizes:
+    """Sizes with ``gated`` tokens of each row in the gated MLP."""
+    cpu = setup.device == "cpu"
+    packed = setup.held == PACKED and cpu
+
+    def tokens(layer: Linear) -> int:
+        return load.rows * (gated if layer.gated and layer.experts == 1 else load.length) * layer.active
+
+    queries = min(load.length, BLOCK) if cpu else load.length  # at a time
+    scores = load.rows * shapes.heads * queries * load.length
+    closing = [a for a in block.linears if a.closing]
+    opening = [a for a in block.linears if not a.closing and a.outputs > 1]
+    coded = [a for a in block.linears if a.bits and packed]
     return Sizes(
-        stream=n * shapes.width,
-        inside=n * sum(a.inputs * a.active for a in block.linears if a.closing),
-        opened=n * sum(a.outputs * a.active for a in block.linears if not a.closing and a.outputs > 1),
-        scores=load.rows * shapes.heads * load.length**2,
-        low=n * (setup.rank + setup.below) * sum(a.adaptable for a in block.linears),
-        weight=max((a.inputs * a.outputs for a in block.linears if a.bits), default=0) if packed else 0,
+        stream=load.tokens * shapes.width,
+        inside=sum(tokens(a) * a.inputs for a in closing if not a.gated),
+        opened=sum(tokens(a) * a.outputs for a in opening if not a.gated),
+        gated=sum(tokens(a) * a.inputs for a in closing if a.gated),
+        gating=sum(tokens(a) * a.outputs for a in opening if a.gated),
+        scores=scores,
+        probabilities=0 if cpu and load.length > BLOCK else scores,
+        biases=load.length * (load.length + queries) // 2,
+        low=(setup.rank + setup.below) * sum(tokens(a) * a.adaptable for a in block.linears),
+        weight=max((min(a.weights, PART_BYTES // FULL) for a in coded), default=0),
+        pieces=max((tokens(a) * a.inputs for a in coded if a.weights * FULL > PART_BYTES), default=0),
     )
 
 
-def _logits(shapes: Shapes, load: Load, chunk: int) -> int:
-    """Bytes of one copy of the logits: of all targets, or of ``chunk`` at a time where the loss is computed so."""
-    return min(load.targets, chunk or load.targets) * shapes.vocabulary * FULL
+def logits(shapes: Shapes, load: Load, setup: Setup) -> int:
+    """Bytes of one copy of the logits that are there at once: of all targets, for a slab of the vocabulary."""
+    cpu = setup.device == "cpu"
+    coded = setup.held == PACKED and shapes.quantized
+    rows = slab_rows(load.targets, shapes.width if coded else 0, cpu)
+    return min(shapes.vocabulary, rows) * load.targets * FULL
+
+
+def _head(shapes: Shapes, load: Load, setup: Setup, head: Head, work: float) -> float:
+    """Bytes at the loss, with ``work`` of a block."""
+    gradient = load.targets * shapes.width * FULL
+    return head.copies * logits(shapes, load, setup) + head.gradients * gradient + head.work * work
 
 
 def _step(shapes: Shapes, setup: Setup, load: Load, held: int) -> tuple[int, dict[str, int]]:
@@ -134,13 +182,13 @@ def _step(shapes: Shapes, setup: Setup, load: Load, held: int) -> tuple[int, dic
             kept += measures.times(known.checkpointed)
             again = max(again, measures.times(kind.recompute))
         else:
-            kept += measures.times(kind.saved)
-            work = max(work, measures.times(kind.working))
-    logits = _logits(shapes, load, known.chunk)
+            kept += saved_sizes(shapes, block, load, setup).times(kind.saved)
+            # A part of an MLP is recomputed, which is nearly what recomputing its block takes.
+            work = max(work, measures.times(kind.recompute if _in_parts(setup, load) else kind.working))
     if setup.checkpointed >= len(shapes.blocks):
-        head = known.retrained.copies * logits + known.retrained.work * again
+        head = _head(shapes, load, setup, known.retrained, again)
     else:
-        head = known.trained.copies * logits + known.trained.work * forward
+        head = _head(shapes, load, setup, known.trained, forward)
     per_block = grads / max(1, len(shapes.blocks) - first)
     waiting = grads if setup.accumulation > 1 else 0
     # Saved activations shrink while gradients grow, so the peak is where the backward pass begins or where it ends.
@@ -155,12 +203,16 @@ def _step(shapes: Shapes, setup: Setup, load: Load, held: int) -> tuple[int, dic
     return held + round(most + waiting), parts
 
 
+def _block_forward(shapes: Shapes, setup: Setup, load: Load) -> float:
+    """What a block takes without gradients; MLPs take a sequence in parts only in training."""
+    known, whole = coefficients(setup.device), replace(setup, checkpointed=0)
+    return max(sizes(shapes, block, load, whole).times(known.forward) for block in shapes.blocks)
+
+
 def _forward(shapes: Shapes, setup: Setup, load: Load) -> int:
-    """What a forward pass without gradients takes beside what is held."""
-    known = coefficients(setup.device)
-    work = max(sizes(shapes, block, load, setup).times(known.forward) for block in shapes.blocks)
-    head = known.evaluated.copies * _logits(shapes, load, known.chunk) + known.evaluated.work * work
-    return round(max(work, head))
+    """What an evaluation takes beside what is held."""
+    work = _block_forward(shapes, setup, load)
+    return round(max(work, _head(shapes, load, setup, coefficients(setup.device).evaluated, work)))
 
 
 def peak(shapes: Shapes, setup: Setup, train: Load, evaluation: Load) -> Peak:
@@ -199,7 +251,8 @@ def generation_peak(shapes: Shapes, setup: Setup, load: Load, per_token: int) ->
     adapter = trainable(shapes, setup.rank, setup.dora) * FULL if setup.rank else 0
     chunk = replace(load, length=max(1, min(load.length, _PROMPT_TOKENS // load.rows)), targets=load.rows)
     # Logits of a prompt's chunk are not asked for; of a step's they are, with a copy to draw from.
-    return resident(shapes, setup) + adapter + 2 * load.tokens * per_token + _forward(shapes, setup, chunk)
+    work = max(_block_forward(shapes, setup, chunk), 2 * load.rows * shapes.vocabulary * FULL)
+    return resident(shapes, setup) + adapter + 2 * load.tokens * per_token + round(work)
 
 
 def dense_row(shapes: Shapes) -> int:

@@ -23,6 +23,7 @@ from mlx_lm.models.switch_layers import SwitchLinear
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.models import adapters
+from mlx_persona.models.token_chunks import GATED
 
 HALF, FULL = 2, 4  # bytes of a 16-bit and of a 32-bit number
 # What leads back to the residual stream, by the names that mlx-lm's models use.
@@ -49,6 +50,11 @@ class Linear:
     def closing(self) -> bool:
         """Whether its output is added to the residual stream."""
         return self.name.rsplit(".", 1)[-1] in _CLOSERS
+
+    @property
+    def gated(self) -> bool:
+        """Whether it is a part of a gated MLP."""
+        return self.name.rsplit(".", 1)[-1] in GATED
 
     @property
     def weights(self) -> int:

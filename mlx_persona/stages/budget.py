@@ -21,7 +21,7 @@ from mlx_persona.models.token_chunks import chunk_mlps
 from mlx_persona.planner.coefficients import coefficients
 from mlx_persona.planner.cost import Work, seconds
 from mlx_persona.planner.estimate import FAR, Needs, advise, spoken_time, with_checkpoints
-from mlx_persona.planner.memory import DENSE, PACKED, Load, Setup, trainable
+from mlx_persona.planner.memory import DENSE, PACKED, Load, Setup, states_of, trainable
 from mlx_persona.planner.shapes import FULL, Shapes, shapes
 from mlx_persona.tokens.batches import LENGTH_STEP, TARGET_STEP, Row
 from mlx_persona.training.loop import LoopConfig
@@ -120,6 +120,7 @@ def prepare(
         spec.dora,
         spec.num_layers,
         accumulation=config.grad_accumulation,
+        states=states_of(config.optimizer, spec.rank),
         device=backend.device_name(),
         held=held_by(loaded.model),
         below=below,

@@ -22,7 +22,7 @@ from mlx_persona.models.merge import SHARD_BYTES
 from mlx_persona.planner.coefficients import coefficients
 from mlx_persona.planner.cost import Work, seconds
 from mlx_persona.planner.estimate import Advice, Needs, advise, parse_memory, spoken_time, with_checkpoints
-from mlx_persona.planner.memory import FULL_ROWS, Load, Setup, dense_row, generation_peak, holding, peak
+from mlx_persona.planner.memory import FULL_ROWS, Load, Setup, dense_row, generation_peak, holding, peak, states_of
 from mlx_persona.planner.shapes import FULL, HALF, Shapes, read_config, shapes
 from mlx_persona.schema import read_conversations, read_pairs
 from mlx_persona.stages.budget import evaluation_rows, padded
@@ -133,6 +133,7 @@ def _training(config: PlanConfig, folder: Path, shape: Shapes, base: Setup, budg
         dora=config.dora,
         num_layers=config.num_layers,
         accumulation=config.grad_accumulation,
+        states=states_of(config.optimizer, config.rank),
         pairs=pairs,
     )
     length = padded(min(config.max_seq_length, data.longest) - 1)

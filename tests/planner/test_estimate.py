@@ -12,7 +12,7 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.planner import cost
 from mlx_persona.planner.cost import Work, activations, seconds, training_flops
 from mlx_persona.planner.estimate import Needs, advise, parse_memory, spoken_time, with_checkpoints
-from mlx_persona.planner.memory import PACKED, Load, Setup
+from mlx_persona.planner.memory import PACKED, Load, Setup, states_of
 from mlx_persona.planner.shapes import shapes
 from tests.planner.test_shapes import LLAMA, QWEN_7B
 
@@ -53,6 +53,13 @@ def test_advice_ends_with_the_first_change_that_fits() -> None:
     peaks = [one.peak_bytes for one in found]
     assert peaks == sorted(peaks, reverse=True)
     assert peaks[-1] <= NEEDS.budget < peaks[-2]
+
+
+def test_a_sparing_optimizer_is_offered_before_a_smaller_adapter() -> None:
+    said = advise(replace(NEEDS, budget=10**9))[-1].change
+    assert said.index("--optimizer adafactor") < said.index("--rank")
+    sparing = replace(NEEDS, budget=10**9, setup=replace(NEEDS.setup, states=states_of("adafactor", 64)))
+    assert not any("--optimizer" in one.change for one in advise(sparing))
 
 
 def test_what_fits_needs_no_advice() -> None:
