@@ -24,6 +24,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
 from mlx_persona.models import embedded, load
+from tests.toy import write_data, write_model
 
 # The same examples every time: a change is judged by what it changes.
 # A busy machine is no failure: no deadline for an example, and none for making one.
@@ -99,3 +100,15 @@ def quantized_tiny_dir(smollm2_path: Path, tmp_path_factory: pytest.TempPathFact
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that trains in a moment, for tests of whole runs."""
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conversations of a person who is easy to learn."""
+    return write_data(tmp_path_factory.mktemp("data"))

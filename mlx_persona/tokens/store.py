@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,8 +48,9 @@ class RowSequence(Sequence[Row]):
         """Tokens of all rows."""
         return int(self.lengths.sum(dtype=np.int64))
 
+    @abstractmethod
     def _row(self, index: int) -> Row:
-        raise NotImplementedError
+        """Row ``index``, from 0 on."""
 
 
 @dataclass(frozen=True, eq=False)

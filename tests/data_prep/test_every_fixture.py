@@ -15,7 +15,7 @@ from mlx_persona.config import CleanConfig
 from mlx_persona.errors import PersonaError
 from tests.data_prep.chatdb import NORA, SCHEMAS, ChatDb, T
 from tests.data_prep.chats import zipped
-from tests.toy import info, sft_config, write_model
+from tests.toy import info, sft_config
 
 FIXTURES = Path(__file__).parent / "fixtures"
 DAY = ("--gap-minutes", "1440")
@@ -90,11 +90,6 @@ MADE: dict[str, tuple[Callable[[Path], Path], tuple[str, ...]]] = {
     **{f"imessage/{v}": (lambda path, v=v: messages_app(v, path), ()) for v in SCHEMAS},
     "slack.zip": (slack_zip, (ME, "Tobi Kessel")),
 }
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("toy"))
 
 
 def test_every_fixture_is_cleaned_here() -> None:

@@ -12,16 +12,11 @@ from mlx_persona.cli import main
 from mlx_persona.config import SOURCES
 from mlx_persona.schema import read_conversations
 from tests.data_prep.exports import ANNA, EXPORTS, WORDS, small_talk
-from tests.toy import sft_config, write_model
+from tests.toy import sft_config
 
 
 def test_every_importer_has_an_export_here() -> None:
     assert sorted(EXPORTS) == sorted(SOURCES)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -26,19 +26,9 @@ from mlx_persona.stages import dpo as stage
 from mlx_persona.stages.dpo import dpo
 from mlx_persona.stages.sft import sft
 from mlx_persona.training.checkpoint import checkpoint_path
-from tests.toy import dpo_config, events, info, sft_config, write_data, write_model, write_pairs
+from tests.toy import dpo_config, events, info, sft_config, write_model, write_pairs
 
 TOKENS = mx.array([[1, 40, 50, 60, 70, 80, 2]])
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -25,19 +25,9 @@ from mlx_persona.settings import plain
 from mlx_persona.stages import training
 from mlx_persona.stages.sft import sft
 from mlx_persona.stages.training import TrainResult
-from tests.toy import WORDS, events, info, sft_config, talk, write_data, write_model
+from tests.toy import WORDS, events, info, sft_config, talk, write_data
 
 TOKENS = mx.array([[1, 40, 50, 60, 70, 80, 2]])
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

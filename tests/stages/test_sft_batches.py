@@ -22,21 +22,11 @@ from mlx_persona.stages.sft import SftSource, sft
 from mlx_persona.tokens import cache
 from mlx_persona.tokens.dataset import conversation_rows, load_split
 from mlx_persona.tokens.render import Renderer
-from tests.toy import events, info, sft_config, write_data, write_model
+from tests.toy import events, info, sft_config
 
 
 class Killed(BaseException):
     """Stands for kill -9."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 SINGLE: dict[str, Any] = {"batch_size": 1, "max_seq_length": 256}

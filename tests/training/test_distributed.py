@@ -26,22 +26,12 @@ from mlx_persona.stages.sft import sft
 from mlx_persona.training import distributed, lifeline
 from mlx_persona.training.distributed import Group, join
 from mlx_persona.training.lifeline import Lifeline
-from tests.toy import dpo_config, events, info, sft_config, write_data, write_model
+from tests.toy import dpo_config, events, info, sft_config
 from tests.training.ranks import launched
 
 CLOSE = 1e-4  # ranks add up in another order than one process does
 # Three micro-batches for two ranks: one of them repeats one that does not count.
 TRAIN: dict[str, Any] = {"updates": 50, "eval_every": 20, "batch_size": 2, "grad_accumulation": 3, "dropout": 0.1}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

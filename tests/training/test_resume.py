@@ -30,23 +30,13 @@ from mlx_persona.settings import plain
 from mlx_persona.stages.dpo import dpo
 from mlx_persona.stages.sft import sft
 from mlx_persona.training import checkpoint
-from tests.toy import dpo_config, events, info, sft_config, write_data, write_model, write_pairs
+from tests.toy import dpo_config, events, info, sft_config, write_data, write_pairs
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Killed(BaseException):
     """Stands for kill -9 where a process of its own would take too long."""
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
