@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_persona import blas
+from mlx_persona import blas, heap
 
 BLAS_HINT = "pip install 'mlx-persona[cpu]'  (or: apt-get install libopenblas0-pthread)"
 SLOW_GFLOPS = 15.0
@@ -43,6 +43,7 @@ if on_cpu():
     # with 20, the default, the backward pass holds several blocks' work at once: 105 MB instead of 84 for six
     # checkpointed blocks of SmolLM2 (docs/planner.md). Read at the first evaluation.
     os.environ.setdefault("MLX_BFS_MAX_WIDTH", "1")
+    heap.keep_freed()
 
 
 def device_name() -> str:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first; within a layer modules may import one another.
 LAYERS = (
     (
-        *("errors", "cache", "blas", "files", "schema", "settings", "config", "ui", "runs", "model_names"),
+        *("errors", "cache", "blas", "heap", "files", "schema", "settings", "config", "ui", "runs", "model_names"),
         *("awake", "backend"),
     ),
     ("tokens", "models"),

@@ -2,6 +2,7 @@
 
     mlx-persona bench-blocks
     mlx-persona bench-blocks --blocks 28 --seq 2048 --checkpoint --accumulation 2 --side ours-dora --steps 1
+    mlx-persona bench-blocks --blocks 4 --seq 2048 --checkpoint --pair --side ours-dora --steps 1
 
 Ours is the loop that sft runs, on random tokens. Stock is mlx-lm's own trainer, with the same codes; on a CPU its
 scales are float32, or it would compute in bfloat16, and what they take is not counted in its peak.
@@ -26,16 +27,23 @@ import mlx.optimizers
 import numpy as np
 from mlx.utils import tree_unflatten
 from mlx_lm.models import qwen2
+from numpy.typing import NDArray
 
 from mlx_persona import ui
-from mlx_persona.benchmarks.ours import SCALE, Enough, plan_of, run_sft
+from mlx_persona.benchmarks.ours import SCALE, Enough, dpo, plan_of, run_ours
 from mlx_persona.benchmarks.step import LEARNING_RATE, StockBatch, stock_adapter, stock_train
 from mlx_persona.config import BlocksBenchConfig
+from mlx_persona.errors import PersonaError
 from mlx_persona.models import substitutes
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.checkpointing import checkpoint_blocks
+from mlx_persona.models.heads import row_logits
 from mlx_persona.models.quantized import RESIDENT
+from mlx_persona.models.shared_prefix import can_share
 from mlx_persona.models.token_chunks import chunk_mlps
+from mlx_persona.tokens.batches import Row
+from mlx_persona.tokens.pairs import PairRows
+from mlx_persona.training import objectives
 from mlx_persona.training.loop import Loop
 from mlx_persona.training.objectives import Batch
 
@@ -55,6 +63,7 @@ BITS, GROUP = 4, 64
 _TINY = 16  # tokens of the evaluation that the loop begins with
 
 Parts = dict[str, int]
+Tokens = NDArray[np.int32]
 
 
 def random_model(blocks: int, vocab: int, seed: int) -> Any:
@@ -135,7 +144,13 @@ class BlocksBenchResult:
 
 
 def bench_blocks(config: BlocksBenchConfig) -> BlocksBenchResult:
-    """Measure the sides that were asked for, alternating, and take medians."""
+    """Measure the sides that were asked for, alternating, and take medians.
+
+    Raises:
+        PersonaError: a pair for a trainer that has no DPO.
+    """
+    if config.pair and any(side.startswith("stock") for side in config.side):
+        raise PersonaError("stock mlx-lm has no DPO", "leave --pair out, or measure ours-dora and ours-lora only")
     model = random_model(config.blocks, config.vocab, config.seed)
     mx.clear_cache()
     held = mx.get_active_memory()
@@ -171,7 +186,7 @@ def _classes_kept(model: Any) -> Iterator[None]:
             module.__class__ = kind
 
 
-def _tokens(config: BlocksBenchConfig, number: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+def _tokens(config: BlocksBenchConfig, number: int) -> Tokens:
     """The random tokens of micro-batch ``number``, one more than inputs: (seq + 1,)."""
     rng = np.random.default_rng((config.seed, number))
     return rng.integers(0, config.vocab, config.seq + 1).astype(np.int32)
@@ -187,7 +202,7 @@ class _Random:
         self._began(f"micro-batch {number % self._config.accumulation + 1}")
         return self._batch(_tokens(self._config, number))
 
-    def _batch(self, tokens: np.ndarray[Any, np.dtype[np.int32]]) -> Batch:
+    def _batch(self, tokens: Tokens) -> Batch:
         length = len(tokens) - 1
         positions = mx.arange(length // 2, length)
         return {
@@ -203,6 +218,22 @@ class _Random:
     def eval_batches(self) -> Sequence[Batch]:
         """A few tokens: the loop begins with an evaluation, which is not what is measured."""
         return [self._batch(_tokens(self._config, 0)[: _TINY + 1])]
+
+
+class _RandomPairs(_Random):
+    """A source of single pairs, in the layout that ``dpo`` takes for the model."""
+
+    def __init__(self, config: BlocksBenchConfig, began: Callable[[str], None], shared: bool) -> None:
+        super().__init__(config, began)
+        self._shared = shared
+
+    def _batch(self, tokens: Tokens) -> Batch:
+        quarter = len(tokens) // 4
+        prompt, *replies = (tokens[start : start + quarter] for start in (0, quarter, 2 * quarter))
+        mask = np.arange(2 * quarter) >= quarter
+        sides = [Row(np.concatenate([prompt, reply]), mask) for reply in replies]
+        rows = PairRows((sides[0],), (sides[1],), 0, self._shared)
+        return {**{name: mx.array(value) for name, value in rows.batch([0]).items()}, "reference": mx.zeros((2,))}
 
 
 class _Peaks:
@@ -251,7 +282,10 @@ def _ours(model: Any, dora: bool, config: BlocksBenchConfig) -> tuple[float, Par
 
     spec = AdapterSpec(config.rank, SCALE, dora)
     plan = plan_of(config.steps, LEARNING_RATE, grad_accumulation=config.accumulation, optimizer=config.optimizer)
-    run_sft(model, spec, _Random(config, peaks.begin), plan, [hook], config.seed, Watched)
+    source = _Random(config, peaks.begin)
+    if config.pair:
+        source = _RandomPairs(config, peaks.begin, can_share(model, row_logits(model)))
+    run_ours(model, spec, source, plan, [hook], config.seed, Watched, dpo if config.pair else objectives.sft)
     return _per_update(stamps), peaks.parts
 
 

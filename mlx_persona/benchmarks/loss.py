@@ -25,7 +25,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.datasets import ChatDataset
 
 from mlx_persona import ui
-from mlx_persona.benchmarks.ours import SCALE, Enough, plan_of, run_sft
+from mlx_persona.benchmarks.ours import SCALE, Enough, plan_of, run_ours
 from mlx_persona.benchmarks.step import StockBatch, behind_shapes, stock_adapter, stock_batches, stock_train
 from mlx_persona.config import LossBenchConfig, SftConfig
 from mlx_persona.errors import PersonaError
@@ -247,7 +247,7 @@ def _copied(tree: Any) -> Any:
 def _warm_up(model: Any, source: SftSource, config: LossBenchConfig) -> None:
     """Two updates that are forgotten, so that the kernels are there. A long plan's compiled step is still timed."""
     spec = AdapterSpec(config.rank, SCALE, config.dora)
-    run_sft(model, spec, source, plan_of(2, config.learning_rate), [], config.seed)
+    run_ours(model, spec, source, plan_of(2, config.learning_rate), [], config.seed)
 
 
 def _ours(model: Any, source: SftSource, config: LossBenchConfig, evaluate: Evaluate, target: float) -> Training:
@@ -274,5 +274,5 @@ def _ours(model: Any, source: SftSource, config: LossBenchConfig, evaluate: Eval
                 if loss <= target:
                     raise Enough
 
-        run_sft(model, AdapterSpec(config.rank, SCALE, config.dora), source, plan, [hook], config.seed)
+        run_ours(model, AdapterSpec(config.rank, SCALE, config.dora), source, plan, [hook], config.seed)
     return done

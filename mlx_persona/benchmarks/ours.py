@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
-from mlx_persona.models.heads import row_logits
+from mlx_persona.models.heads import RowLogits, row_logits
 from mlx_persona.runs import Run
 from mlx_persona.training import objectives
 from mlx_persona.training.loop import Hook, Loop, LoopConfig, Source
+from mlx_persona.training.objectives import Objective
 
 SCALE = 2.0  # alpha is twice the rank, as is the default of sft
+BETA = 0.1  # as is the default of dpo
 
 
 class Enough(Exception):  # noqa: N818  (it is no error)
     """A hook raises it where the rest of a run is not needed."""
 
 
-def run_sft(
+def dpo(logits: RowLogits) -> Objective:
+    """The objective of ``dpo`` with its defaults."""
+    return objectives.dpo(logits, 0.0, 0.0)
+
+
+def run_ours(
     model: Any,
     spec: AdapterSpec,
     source: Source,
@@ -30,15 +39,27 @@ def run_sft(
     hooks: Sequence[Hook],
     seed: int,
     kind: type[Loop] = Loop,
+    objective: Callable[[RowLogits], Objective] = objectives.sft,
 ) -> None:
-    """Train as ``sft`` does, to the end or until a hook has enough; the model is bare and frozen again afterwards."""
+    """Train to the end, or until a hook has enough; the model is bare and frozen again afterwards.
+
+    Args:
+        model: bare and frozen.
+        spec: the adapter that it gets.
+        source: the micro-batches.
+        plan: in updates.
+        hooks: called with every event.
+        seed: of the adapter.
+        kind: the loop.
+        objective: what ``sft`` minimises, or :func:`dpo`.
+    """
     logits = row_logits(model)
     attached = adapters.attach(model, spec, seed)
     with tempfile.TemporaryDirectory() as folder:
         run = Run.create(Path(folder) / "run", {}, {})
         try:
             with suppress(Enough):
-                kind(model, objectives.sft(logits), source, plan, run, attached, {}, hooks).run()
+                kind(model, objective(logits), source, plan, run, attached, {"beta": mx.array(BETA)}, hooks).run()
         finally:
             run.close()
             adapters.detach(model)

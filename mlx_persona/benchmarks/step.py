@@ -32,7 +32,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers
 
 from mlx_persona import ui
 from mlx_persona.benchmarks.flops import machine_rate, useful_flops
-from mlx_persona.benchmarks.ours import SCALE, plan_of, run_sft
+from mlx_persona.benchmarks.ours import SCALE, plan_of, run_ours
 from mlx_persona.config import BenchConfig, SftConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.models import adapters, substitutes
@@ -210,7 +210,7 @@ def _ours(model: Any, rows: Sequence[Row], config: BenchConfig) -> float:
             stamps.append(time.perf_counter())
 
     spec = AdapterSpec(config.rank, SCALE, config.dora)
-    run_sft(model, spec, source, plan_of(len(source.numbers), LEARNING_RATE), [hook], config.seed)
+    run_ours(model, spec, source, plan_of(len(source.numbers), LEARNING_RATE), [hook], config.seed)
     return stamps[-1] - stamps[source.warm - 1]
 
 

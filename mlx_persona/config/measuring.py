@@ -82,6 +82,7 @@ class BlocksBenchConfig:
     blocks: int = option(2, "transformer blocks (the 7B has 28)", minimum=1)
     vocab: int = option(152064, "tokens in the vocabulary", minimum=64)
     seq: int = option(512, "tokens of the one sequence of a micro-batch; the second half is trained on", minimum=16)
+    pair: bool = option(False, "DPO instead: a pair, each side with half of --seq tokens and half of those a reply")
     side: tuple[str, ...] = option(
         ("ours-dora", "ours-lora"),
         "what to measure; repeatable. Stock on a CPU takes minutes per step",

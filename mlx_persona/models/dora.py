@@ -29,8 +29,8 @@ class DoRALinear(LoRALinear):
 
     def direction_norm(self) -> mx.array:
         """‖W + sBA‖ per row, factored, in fp32: (out,)."""
-        wa = matmul_base(self.linear, self.lora_a.T).T  # (out, r)
-        squares = low_rank_square_norms(self._w_sq, wa, self.lora_a, self.lora_b, self.scale)
+        aw = matmul_base(self.linear, self.lora_a.T)  # (r, out)
+        squares = low_rank_square_norms(self._w_sq, aw, self.lora_a, self.lora_b, self.scale)
         return mx.sqrt(mx.maximum(squares, _TINY))
 
     def refresh(self) -> None:

@@ -32,22 +32,21 @@ def row_square_norms(base: nn.Module) -> mx.array:
     return mx.square(dense_weight(base)).sum(axis=1)
 
 
-def low_rank_square_norms(w_sq: mx.array, wa: mx.array, a: mx.array, b: mx.array, scale: float) -> mx.array:
+def low_rank_square_norms(w_sq: mx.array, aw: mx.array, a: mx.array, b: mx.array, scale: float) -> mx.array:
     """‖W + sBA‖² per row without forming the sum.
 
-    ‖W‖² + 2s·rowsum((W Aᵀ) ∘ B) + s²·rowsum((B A Aᵀ) ∘ B), exact.
+    ‖W‖² + 2s·rowsum((W Aᵀ) ∘ B) + s²·rowsum((B A Aᵀ) ∘ B), exact. Everything lies as (r, out), the rows being summed
+    over the short axis: no pass here crosses an array against the grain.
 
     Args:
         w_sq: ‖W‖² per row (out,).
-        wa: W Aᵀ (out, r).
+        aw: (W Aᵀ)ᵀ (r, out).
         a: lora_a = Aᵀ (in, r).
         b: lora_b = Bᵀ (r, out).
         scale: s.
     """
-    bt = b.T  # (out, r)
-    cross = (wa * bt).sum(axis=1)
-    square = ((bt @ (a.T @ a)) * bt).sum(axis=1)
-    return w_sq + 2 * scale * cross + scale * scale * square
+    both = mx.addmm(aw, a.T @ a, b, alpha=scale, beta=2.0)
+    return w_sq + scale * (both * b).sum(axis=0)
 
 
 def input_dims(base: nn.Module) -> int:
@@ -189,9 +188,9 @@ class LoRALinear(nn.Module):
 
     def row_square_norms(self) -> mx.array:
         """Squared row norms of W + sBA, factored, in fp32: (out,)."""
-        wa = matmul_base(self.linear, self.lora_a.T).T
+        aw = matmul_base(self.linear, self.lora_a.T)
         w_sq = row_square_norms(self.linear)
-        return low_rank_square_norms(w_sq, wa, self.lora_a, self.lora_b, self.scale)
+        return low_rank_square_norms(w_sq, aw, self.lora_a, self.lora_b, self.scale)
 
     def __call__(self, x: mx.array) -> mx.array:
         """The layer's output, bias included: (..., in) -> (..., out)."""

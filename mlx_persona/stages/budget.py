@@ -23,7 +23,8 @@ from mlx_persona.planner.cost import Work, seconds
 from mlx_persona.planner.estimate import FAR, Needs, advise, spoken_time, with_checkpoints
 from mlx_persona.planner.memory import DENSE, PACKED, Load, Setup, states_of, trainable
 from mlx_persona.planner.shapes import FULL, Shapes, shapes
-from mlx_persona.tokens.batches import LENGTH_STEP, TARGET_STEP, Row
+from mlx_persona.tokens.batches import LENGTH_STEP, TARGET_STEP, Row, ordered_batches
+from mlx_persona.tokens.pairs import PairRows
 from mlx_persona.training.loop import LoopConfig
 from mlx_persona.training.objectives import Batch
 
@@ -50,6 +51,17 @@ def largest_load(rows: Sequence[Row], lengths: Sequence[int] | NDArray[Any], cou
     targets = sorted((rows[int(i)].targets for i in longest), reverse=True)[:count]
     width = int(lengths[int(longest[-1])]) - 1
     return Load(min(count, len(rows)), padded(width), padded(sum(targets), TARGET_STEP))
+
+
+def pairs_load(rows: PairRows, count: int) -> Load:
+    """The largest micro-batch of ``count`` pairs, in the layout of the rows."""
+    lengths = [len(row.ids) for row in (*rows.chosen, *rows.rejected)]
+    if not rows.shared:
+        return largest_load((*rows.chosen, *rows.rejected), lengths, 2 * count)
+    groups = ordered_batches(rows.order, count)
+    widest = max(groups, key=lambda members: len(members) * sum(rows.widths(members)))
+    targets = max(sum(rows.chosen[i].targets + rows.rejected[i].targets for i in members) for members in groups)
+    return Load(len(widest), sum(rows.widths(widest)), padded(targets, TARGET_STEP))
 
 
 def batches_load(batches: Sequence[Batch]) -> Load:

@@ -30,7 +30,7 @@ from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.models.shared_prefix import can_share
 from mlx_persona.models.trained import find_trained
 from mlx_persona.runs import run_of
-from mlx_persona.stages.budget import batches_load, largest_load, prepare, run_work
+from mlx_persona.stages.budget import batches_load, pairs_load, prepare, run_work
 from mlx_persona.stages.pairs import make_pairs
 from mlx_persona.stages.training import (
     TrainResult,
@@ -242,10 +242,7 @@ def _budget(
     rows = (*train.chosen, *train.rejected)
     read = (sum(len(row.ids) for row in rows), sum(row.targets for row in rows), source.eval_tokens)
     work = run_work(config, loop, source.plan.per_epoch, read, read[0] // len(rows))
-    loads = (
-        largest_load(rows, [len(row.ids) for row in rows], 2 * config.batch_size),
-        batches_load(source.eval_batches()),
-    )
+    loads = (pairs_load(train, config.batch_size), batches_load(source.eval_batches()))
     return prepare(loaded, config, spec, loads, loop, work, start.rank if config.fresh and start else 0)
 
 

@@ -66,6 +66,10 @@ class PairRows:
         within = np.where(classes % 2, replies.max(initial=0) - replies, replies)
         return tuple((classes * (replies.max(initial=0) + 1) + within).tolist())
 
+    def widths(self, members: Sequence[int]) -> list[int]:
+        """Padded widths of the parts of a micro-batch in the shared layout: prompt, chosen, rejected."""
+        return [_up(int(longest)) for longest in self.parts[list(members)].max(axis=0)]
+
     def batch(self, members: Sequence[int]) -> Batch:
         """A micro-batch of these pairs in the layout of the rows: :func:`stacked` or :func:`shared`, and
 
@@ -104,7 +108,7 @@ def shared(rows: PairRows, members: Sequence[int]) -> Batch:
     """
     apart = stacked(rows, members)
     count, parts = len(members), rows.parts[list(members)]
-    widths = [_up(int(longest)) for longest in parts.max(axis=0)]
+    widths = rows.widths(members)
     starts = np.cumsum([0, *widths])  # of prompt, chosen, rejected, and the end
     tokens = np.zeros((count, starts[-1]), np.int32)
     for b, (i, (common, *replies)) in enumerate(zip(members, parts.tolist(), strict=True)):

@@ -24,7 +24,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
-from mlx_persona import backend
+from mlx_persona import backend, heap
 from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
@@ -209,6 +209,8 @@ class Loop:
                 status = self._train()
             except PeerLost as lost:
                 raise self._cut_off(lost) from lost
+            finally:
+                heap.give_back()
         self.model.eval()
         return LoopResult(status, self.state, self._best_metrics())
 

@@ -21,6 +21,7 @@ from mlx_persona.benchmarks import blocks
 from mlx_persona.benchmarks.blocks import BlocksBenchResult, bench_blocks, random_model
 from mlx_persona.benchmarks.flops import block_shapes
 from mlx_persona.config import BlocksBenchConfig
+from mlx_persona.errors import PersonaError
 from mlx_persona.models import adapters
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.quantized import dense_weight
@@ -145,3 +146,27 @@ def test_the_result_has_a_line_for_each_side_and_its_parts() -> None:
         "ours-dora",
         "bare model",
     ]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_pair_has_one_prompt_and_two_replies(shared: bool) -> None:
+    source = blocks._RandomPairs(config(seq=64, pair=True), lambda part: None, shared)
+    batch = source.train_batch(0, 1)
+    # 31 inputs of a side: 16 of the prompt, and 16 of the reply, whose last is only predicted.
+    assert batch["tokens"].shape == ((1, 48) if shared else (2, 32))
+    assert batch["weights"].sum().item() == 32
+    real = np.array(batch["weights"]) > 0
+    targets, segments = (np.array(batch[name])[real] for name in ("targets", "segments"))
+    first, second = targets[segments == 0], targets[segments == 1]
+    assert len(first) == len(second) == 16
+    assert not np.array_equal(first, second)
+
+
+def test_pairs_are_trained_by_dpo() -> None:
+    found = bench_blocks(config(blocks=1, seq=64, pair=True, checkpoint=True, side=("ours-dora",), steps=1))
+    assert found.sides["ours-dora"]["peak_bytes"] > found.held_bytes
+
+
+def test_stock_has_no_pairs() -> None:
+    with pytest.raises(PersonaError, match="DPO"):
+        bench_blocks(config(pair=True, side=("stock-dora",)))
