@@ -153,6 +153,7 @@ class Loop:
         self.state, self.group, self._stop = LoopState(), group or Group(), _Stop()
         self.optimizer = optim.make_optimizer(config.optimizer, config.weight_decay)
         self.optimizer.init(model.trainable_parameters())
+        mx.eval(self.optimizer.state)  # what does not fit with it fails now, and not in the second update
         self._objective = objective
         self._compile()
 
