@@ -122,9 +122,8 @@ def _whole_batches(rows: PairRows, config: DpoBenchConfig) -> PairRows:
 
 
 def _ours(model: Any, rows: PairRows, config: DpoBenchConfig) -> Figures:
-    """One reference and one pass of our loop, after a pass to warm up."""
+    """One reference and one pass of our loop on a fresh adapter, after a pass to warm up."""
     logits, count = row_logits(model), len(rows.chosen)
-    spec = adapters.attach(model, AdapterSpec(config.rank, SCALE, config.dora), config.seed)
     steps = count // config.batch_size
     plan = LoopConfig(2 * steps, 1, LEARNING_RATE, 0.0, 1.0, 0.0, 0.0, 2 * steps, 0, 1)
     events: dict[int, dict[str, Any]] = {}
@@ -139,6 +138,7 @@ def _ours(model: Any, rows: PairRows, config: DpoBenchConfig) -> Figures:
             started = time.perf_counter()
             reference = reference_log_probs(model, logits, rows, config.batch_size, Group())
             apart = time.perf_counter() - started
+            spec = adapters.attach(model, AdapterSpec(config.rank, SCALE, config.dora), config.seed)
             settings = DpoConfig(batch_size=config.batch_size, seed=config.seed)
             first = PairRows(rows.chosen[:1], rows.rejected[:1], 0, rows.shared)
             source = DpoSource(rows, reference, first, reference[:1], settings)

@@ -1,4 +1,4 @@
-"""Two replies behind one prompt in a single row: ``[prompt | chosen | rejected]``, and neither reply sees the other.
+"""Two replies behind one prompt in a single row, ``prompt, chosen, rejected``, and neither reply sees the other.
 
 mlx-lm's models take a cache, ask it for a mask and an offset, and hand it keys and values. A
 :class:`SharedPrefix` stands in its place and keeps nothing: it gives the mask, and the rejected reply the
@@ -25,15 +25,18 @@ TOLERANCE = {mx.float32: 1e-3, mx.float16: 3e-2, mx.bfloat16: 0.12}
 
 
 class Branch(int):
-    """The offset 0 of a row that branches: its RoPE reads here where."""
+    """The offset 0 of rows that branch: their RoPE reads here where.
 
-    prompt: int
-    stem: int
+    ``back`` (B,) is how far the rejected replies' positions go back, and ``rejected`` (B, 1, T, 1) where those stand.
+    """
 
-    def __new__(cls, prompt: int, stem: int) -> Branch:
-        """The first ``prompt`` places come before both replies, the first ``stem`` before the rejected one."""
+    back: mx.array
+    rejected: mx.array
+
+    def __new__(cls, back: mx.array, rejected: mx.array) -> Branch:
+        """An offset of 0 with these two."""
         self = super().__new__(cls, 0)
-        self.prompt, self.stem = prompt, stem
+        self.back, self.rejected = back, rejected
         return self
 
 
@@ -41,21 +44,17 @@ class SharedPrefix:
     """What a model is given as the cache of each layer, for one micro-batch.
 
     Args:
-        tokens: (B, P + C + R), the prompt padded on the left, the replies on the right.
-        prompt: which places of the prompt hold a token, bool (B, P).
-        chosen: which places of the chosen reply do, bool (B, C).
+        tokens: (B, T), one row per pair, right-padded.
+        prompt: tokens of the prompts (B,).
+        chosen: tokens of the chosen replies behind them (B,).
     """
 
     def __init__(self, tokens: mx.array, prompt: mx.array, chosen: mx.array) -> None:
-        p, total = prompt.shape[1], tokens.shape[1]
-        s = p + chosen.shape[1]
-        self.offset = Branch(p, s)
-        place = mx.arange(total)
-        causal = place[:, None] >= place
-        apart = (place[:, None] >= s) & (place >= p) & (place < s)
-        there = mx.concatenate([prompt, mx.ones((prompt.shape[0], total - p), mx.bool_)], axis=1)[:, None]  # (B, 1, T)
-        # A place of padding sees itself: softmax needs something to look at.
-        self.mask = (causal & ~apart & (there | (place[:, None] == place)))[:, None]  # (B, 1, T, T)
+        place = mx.arange(tokens.shape[1])
+        before, behind = prompt[:, None] <= place, (prompt + chosen)[:, None] <= place  # (B, T)
+        self.offset = Branch(chosen, behind[:, None, :, None])
+        apart = behind[:, :, None] & (before & ~behind)[:, None]  # a rejected reply does not see the chosen one
+        self.mask = ((place[:, None] >= place) & ~apart)[:, None]  # (B, 1, T, T)
 
     def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
         """What may look at what: bool (B, 1, T, T).
@@ -91,9 +90,9 @@ def _branching(kind: type) -> type:
     def call(self: Any, x: mx.array, offset: Any = 0, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(offset, Branch):
             return kind.__call__(self, x, offset, *args, **kwargs)
-        stem = kind.__call__(self, x[..., : offset.stem, :], 0, *args, **kwargs)
-        branch = kind.__call__(self, x[..., offset.stem :, :], offset.prompt, *args, **kwargs)
-        return mx.concatenate([stem, branch], axis=-2)
+        stem = kind.__call__(self, x, 0, *args, **kwargs)
+        branch = kind.__call__(self, x, -offset.back, *args, **kwargs)
+        return mx.where(offset.rejected, branch, stem)
 
     return type(f"Branching{kind.__name__}", (kind,), {"__call__": call, "_branches": True})
 

@@ -59,9 +59,9 @@ def pairs_load(rows: PairRows, count: int) -> Load:
     if not rows.shared:
         return largest_load((*rows.chosen, *rows.rejected), lengths, 2 * count)
     groups = ordered_batches(rows.order, count)
-    widest = max(groups, key=lambda members: len(members) * sum(rows.widths(members)))
+    widest = max(groups, key=lambda members: len(members) * rows.width(members))
     targets = max(sum(rows.chosen[i].targets + rows.rejected[i].targets for i in members) for members in groups)
-    return Load(len(widest), sum(rows.widths(widest)), padded(targets, TARGET_STEP))
+    return Load(len(widest), rows.width(widest), padded(targets, TARGET_STEP))
 
 
 def batches_load(batches: Sequence[Batch]) -> Load:

@@ -191,10 +191,12 @@ def _dpo(config: DpoConfig, group: Group) -> TrainResult:
     if not shared:
         ui.info("this model reads each prompt twice, once for either reply: its attention takes no shared prompts")
     train, held_out = (replace(rows, shared=shared) for rows in _rows(folder, renderer, config))
-    spec = _attach(loaded, config, start, system)
-    announce(spec, loaded.model, config.learning_rate)
+    inner = adapters.load_adapter(loaded.model, start, loaded.identity) if start else None
     agree(group, config, {"the SFT adapter": adapter_hash(start) if start else "", "the pairs": hashes})
+    # Before a fresh adapter is on: it changes nothing yet, and would cost a third of this pass.
     references = [_reference(loaded, logits, rows, start, config, group) for rows in (train, held_out)]
+    spec = _attach(loaded, config, inner, system)
+    announce(spec, loaded.model, config.learning_rate)
     source = DpoSource(train, references[0], held_out, references[1], config)
     loop_config = plan(config, source.plan.per_epoch, 2 * sum(train.lengths), source.eval_tokens)
     stacked = config.fresh and start is not None
@@ -274,10 +276,9 @@ def _check_continues(config: DpoConfig, spec: AdapterSpec) -> None:
             )
 
 
-def _attach(loaded: LoadedModel, config: DpoConfig, start: Path | None, system: str) -> AdapterSpec:
-    """The adapter to train: the SFT adapter, or a fresh one on top of it."""
+def _attach(loaded: LoadedModel, config: DpoConfig, inner: AdapterSpec | None, system: str) -> AdapterSpec:
+    """The adapter to train: the SFT adapter, which is on already, or a fresh one on top of it."""
     model = loaded.model
-    inner = adapters.load_adapter(model, start, loaded.identity) if start else None
     if inner is not None and not config.fresh:
         for _, layer in adapters.adapter_layers(model):
             layer.unfreeze(recurse=False)

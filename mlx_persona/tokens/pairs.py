@@ -1,8 +1,8 @@
 """Preference pairs -> rows, and rows -> micro-batches in which a pair's common beginning stands once.
 
 Two layouts. Stacked: all chosen rows, then all rejected rows, each with its own copy of the prompt.
-Shared: one row ``[prompt | chosen | rejected]`` per pair, the prompt padded on the left, the replies on
-the right; models/shared_prefix.py tells the attention which part may look at which.
+Shared: one row ``prompt, chosen, rejected`` per pair, one behind the other and padded at the end;
+models/shared_prefix.py tells the attention which part may look at which.
 """
 
 from __future__ import annotations
@@ -18,16 +18,12 @@ from numpy.typing import NDArray
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.schema import Message, Pair, read_pairs
-from mlx_persona.tokens.batches import Batch, Row, collate, make_row
+from mlx_persona.tokens.batches import LENGTH_STEP, Batch, Row, collate, make_row
+from mlx_persona.tokens.grouping import round_up
 from mlx_persona.tokens.render import Renderer
 
 # Two replies count as equally long when the shorter has at least this share of the longer's tokens.
 MATCHED = 0.75
-# Up to so many tokens a part is padded to a multiple of the step beside it, and beyond to the last one:
-# few shapes, little waste.
-STEPS = ((64, 8), (128, 16), (10**9, 32))
-# Prompts whose lengths are in one class of this width are batched by the length of their replies.
-PROMPT_CLASS = 32
 
 
 @dataclass(frozen=True)
@@ -58,17 +54,12 @@ class PairRows:
     @property
     def order(self) -> tuple[int, ...]:
         """What micro-batches are sorted by: neighbours in this order waste little padding on each other."""
-        if not self.shared:
-            return self.lengths
-        prompts, replies = self.parts[:, 0], self.parts[:, 1:].sum(axis=1)
-        classes = prompts // PROMPT_CLASS
-        # Every second class runs from long replies to short ones, so that its ends meet its neighbours'.
-        within = np.where(classes % 2, replies.max(initial=0) - replies, replies)
-        return tuple((classes * (replies.max(initial=0) + 1) + within).tolist())
+        return tuple(self.parts.sum(axis=1).tolist()) if self.shared else self.lengths
 
-    def widths(self, members: Sequence[int]) -> list[int]:
-        """Padded widths of the parts of a micro-batch in the shared layout: prompt, chosen, rejected."""
-        return [_up(int(longest)) for longest in self.parts[list(members)].max(axis=0)]
+    def width(self, members: Sequence[int]) -> int:
+        """Padded tokens of a row in a micro-batch of these pairs in the shared layout."""
+        longest = self.parts[list(members)].sum(axis=1).max()
+        return max(LENGTH_STEP, int(round_up(longest, LENGTH_STEP)))
 
     def batch(self, members: Sequence[int]) -> Batch:
         """A micro-batch of these pairs in the layout of the rows: :func:`stacked` or :func:`shared`, and
@@ -88,57 +79,48 @@ def _parts(chosen: Row, rejected: Row) -> tuple[int, int, int]:
     return common, max(0, ends[0] - common), max(0, ends[1] - common)
 
 
-def _up(longest: int) -> int:
-    step = next(step for limit, step in STEPS if longest <= limit)
-    return max(step, -(-longest // step) * step)
-
-
 def stacked(rows: PairRows, members: Sequence[int]) -> Batch:
     """Chosen rows 0..N-1, then rejected rows N..2N-1: see :func:`mlx_persona.tokens.batches.collate`."""
     return collate([*(rows.chosen[i] for i in members), *(rows.rejected[i] for i in members)])
 
 
 def shared(rows: PairRows, members: Sequence[int]) -> Batch:
-    """One row ``[prompt | chosen | rejected]`` per pair, of P + C + R places.
+    """One row ``prompt, chosen, rejected`` per pair, right-padded to T places.
 
     Returns:
-        tokens (N, P + C + R); targets, segments and weights as in :func:`stacked`, where chosen replies
-        are segments 0..N-1 and rejected ones N..2N-1; positions into the flat tokens;
-        prompt (N, P) and chosen (N, C), True where there is a token: their shapes also say P and C.
+        tokens (N, T); targets, segments and weights as in :func:`stacked`, where chosen replies are segments
+        0..N-1 and rejected ones N..2N-1; positions into the flat tokens; prompt and chosen (N,), how many
+        tokens of each row are prompt and how many after them are the chosen reply.
     """
     apart = stacked(rows, members)
-    count, parts = len(members), rows.parts[list(members)]
-    widths = rows.widths(members)
-    starts = np.cumsum([0, *widths])  # of prompt, chosen, rejected, and the end
-    tokens = np.zeros((count, starts[-1]), np.int32)
-    for b, (i, (common, *replies)) in enumerate(zip(members, parts.tolist(), strict=True)):
-        tokens[b, widths[0] - common : widths[0]] = rows.chosen[i].ids[:common]
-        for side, start, length in zip((rows.chosen[i], rows.rejected[i]), starts[1:], replies, strict=False):
-            tokens[b, start : start + length] = side.ids[common : common + length]
+    count, width, parts = len(members), rows.width(members), rows.parts[list(members)]
+    tokens = np.zeros((count, width), np.int32)
+    for row, i, (common, good, bad) in zip(tokens, members, parts.tolist(), strict=True):
+        stem = common + good
+        row[:stem] = rows.chosen[i].ids[:stem]
+        row[stem : stem + bad] = rows.rejected[i].ids[common : common + bad]
     # Where each gathered input of the stacked rows stands now.
     row, place = np.divmod(apart["positions"], apart["tokens"].shape[1])
-    pair, common = row % count, parts[row % count, 0]
-    moved = np.where(place < common, widths[0], starts[1 + row // count]) + place - common
+    common, good = parts[row % count, 0], parts[row % count, 1]
+    moved = place + good * ((row >= count) & (place >= common))
     return {
         **apart,
         "tokens": tokens,
-        "positions": (pair * starts[-1] + moved).astype(np.int32),
-        "prompt": np.arange(widths[0]) >= widths[0] - parts[:, :1],
-        "chosen": np.arange(widths[1]) < parts[:, 1:2],
+        "positions": (row % count * width + moved).astype(np.int32),
+        "prompt": parts[:, 0].astype(np.int32),
+        "chosen": parts[:, 1].astype(np.int32),
     }
 
 
 def token_keys(keys: NDArray[np.uint32], batch: Mapping[str, Any]) -> NDArray[np.uint32]:
-    """The pairs' random keys (N, 2) for a shared micro-batch, one per place: (N, P + C + R, 2).
+    """The pairs' random keys (N, 2) for a shared micro-batch, one per place: (N, T, 2).
 
     The second half is raised by the token's place in its own row, as ``models.lora.row_dropout`` does with a
     plain row: so a mask is the same in both layouts, and both replies are masked alike.
     """
-    width, chosen = batch["prompt"].shape[1], batch["chosen"].shape[1]
-    prompt = np.asarray(batch["prompt"]).sum(axis=1, keepdims=True)
-    rejected = batch["tokens"].shape[1] - width - chosen
-    before = np.maximum(prompt - width + np.arange(width), 0)
-    places = np.concatenate([before, prompt + np.arange(chosen), prompt + np.arange(rejected)], axis=1)
+    prompt, chosen = (np.asarray(batch[name])[:, None] for name in ("prompt", "chosen"))
+    place = np.arange(batch["tokens"].shape[1])
+    places = place - chosen * (place >= prompt + chosen)
     high = np.broadcast_to(keys[:, :1], places.shape)
     return np.stack([high, keys[:, 1:] + places.astype(np.uint32)], axis=-1)
 

@@ -144,12 +144,12 @@ def test_neither_reply_sees_the_other() -> None:
     model, logits = adapted(dora=False)
     batch, _ = batch_of(replace(pairs(), shared=True))
     before = np.asarray(objectives.row_log_probs(logits, model, batch, 8)[0])
-    width, chosen = batch["prompt"].shape[1], batch["chosen"].shape[1]
-    edges = {"prompt": (0, width), "chosen": (width, width + chosen), "rejected": (width + chosen, None)}
+    prompt, stem = (np.asarray(value)[:, None] for value in (batch["prompt"], batch["prompt"] + batch["chosen"]))
+    place = np.arange(batch["tokens"].shape[1])
+    parts = {"prompt": place < prompt, "chosen": (prompt <= place) & (place < stem), "rejected": stem <= place}
     for part, moved in (("prompt", (True, True)), ("chosen", (True, False)), ("rejected", (False, True))):
-        start, stop = edges[part]
         tokens = np.asarray(batch["tokens"]).copy()
-        tokens[:, start:stop] = (tokens[:, start:stop] + 1) % VOCAB
+        tokens[parts[part]] = (tokens[parts[part]] + 1) % VOCAB
         after = np.asarray(objectives.row_log_probs(logits, model, {**batch, "tokens": mx.array(tokens)}, 8)[0])
         for side, changed in zip((slice(0, 4), slice(4, 8)), moved, strict=True):
             assert bool(np.abs(after - before)[side].max() > 1e-3) is changed, (part, side)

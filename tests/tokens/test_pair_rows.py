@@ -132,7 +132,6 @@ def random_pairs(seed: int, count: int, shared: bool) -> PairRows:
 
 def seen_and_said(batch: dict[str, np.ndarray], count: int) -> list[list[tuple[list[int], int]]]:
     """For each segment of a shared batch, what every target is predicted from, read by the layout alone."""
-    width, chosen = batch["prompt"].shape[1], batch["chosen"].shape[1]
     out: list[list[tuple[list[int], int]]] = [[] for _ in range(2 * count)]
     total = batch["tokens"].shape[1]
     for at, target, segment, weight in zip(
@@ -142,16 +141,13 @@ def seen_and_said(batch: dict[str, np.ndarray], count: int) -> list[list[tuple[l
         if not weight:
             continue
         assert pair == segment % count
-        row, before = batch["tokens"][pair].tolist(), batch["prompt"][pair].tolist()
-        context = [t for t, there in zip(row[:width], before, strict=True) if there]
-        if place < width:
-            context = context[: len(context) - (width - 1 - place)]
-        elif segment < count:
-            assert place < width + chosen
-            context += row[width : place + 1]
+        row, prompt, chosen = (batch[k][pair].tolist() for k in ("tokens", "prompt", "chosen"))
+        if place < prompt or segment < count:
+            assert place < prompt + chosen
+            context = row[: place + 1]
         else:
-            assert place >= width + chosen
-            context += row[width + chosen : place + 1]
+            assert place >= prompt + chosen
+            context = row[:prompt] + row[prompt + chosen : place + 1]
         out[segment].append((context, target))
     return out
 
@@ -176,16 +172,14 @@ def test_every_token_of_a_shared_row_has_the_key_that_it_has_in_a_plain_one(seed
     batch = rows.batch([0, 1, 2])
     keys = np.array([[5, 2**32 - 2], [7, 11], [8, 40]], np.uint32)
     found = token_keys(keys, batch)
-    width, chosen = batch["prompt"].shape[1], batch["chosen"].shape[1]
     assert found.shape == (*batch["tokens"].shape, 2)
     for b, (common, good, bad) in enumerate(rows.parts.tolist()):
         stem, branch = (
             keys[b, 1:] + np.arange(*ends, dtype=np.uint32) for ends in ((0, common + good), (common, common + bad))
         )
         assert (found[b, :, 0] == keys[b, 0]).all()
-        np.testing.assert_array_equal(found[b, width - common : width + good, 1], stem)
-        start = width + chosen
-        np.testing.assert_array_equal(found[b, start : start + bad, 1], branch)
+        np.testing.assert_array_equal(found[b, : common + good, 1], stem)
+        np.testing.assert_array_equal(found[b, common + good : common + good + bad, 1], branch)
 
 
 def test_pairs_of_like_shape_are_neighbours() -> None:
