@@ -29,17 +29,15 @@ def _glibc() -> ctypes.CDLL | None:
         return None
 
 
-def keep_freed() -> bool:
-    """Let glibc keep what is freed, until :func:`give_back`; returns whether it does.
+def keep_freed() -> None:
+    """Let glibc keep what is freed, until :func:`give_back`.
 
     Whoever has set glibc's heap in the environment (``MALLOC_*``, ``GLIBC_TUNABLES``) knows better.
     """
     own = any(name.startswith("MALLOC_") for name in os.environ) or "malloc" in os.environ.get("GLIBC_TUNABLES", "")
-    library = None if own else _glibc()
-    if library is None:
-        return False
-    settings = ((_MMAP_THRESHOLD, _KEPT_BYTES), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _KEPT_BYTES))
-    return all(library.mallopt(name, value) for name, value in settings)
+    if not own and (library := _glibc()):
+        for name, value in ((_MMAP_THRESHOLD, _KEPT_BYTES), (_TRIM_THRESHOLD, _NEVER), (_TOP_PAD, _KEPT_BYTES)):
+            library.mallopt(name, value)
 
 
 def give_back() -> None:

@@ -27,6 +27,7 @@ import mlx.optimizers
 import numpy as np
 
 from mlx_persona import ui
+from mlx_persona.benchmarks.ours import SCALE, dpo
 from mlx_persona.benchmarks.step import stock_adapter
 from mlx_persona.config import DpoBenchConfig, DpoConfig
 from mlx_persona.errors import PersonaError
@@ -40,12 +41,10 @@ from mlx_persona.stages.dpo import DpoSource, reference_log_probs
 from mlx_persona.tokens.batches import Row
 from mlx_persona.tokens.pairs import PairRows, load_pairs, pair_rows
 from mlx_persona.tokens.render import Renderer
-from mlx_persona.training import objectives
 from mlx_persona.training.distributed import Group
 from mlx_persona.training.loop import Loop, LoopConfig
 
 LEARNING_RATE = 1e-5
-SCALE = 2.0
 PEER = "mlx-lm-lora"
 Figures = dict[str, float]
 
@@ -143,7 +142,7 @@ def _ours(model: Any, rows: PairRows, config: DpoBenchConfig) -> Figures:
             first = PairRows(rows.chosen[:1], rows.rejected[:1], 0, rows.shared)
             source = DpoSource(rows, reference, first, reference[:1], settings)
             knobs = {"beta": mx.array(config.beta)}
-            Loop(model, objectives.dpo(logits, 0.0, 0.0), source, plan, run, spec, knobs, [hook]).run()
+            Loop(model, dpo(logits), source, plan, run, spec, knobs, [hook]).run()
         finally:
             run.close()
             adapters.detach(model)

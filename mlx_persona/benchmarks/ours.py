@@ -10,6 +10,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_persona.config import DpoConfig
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import RowLogits, row_logits
@@ -19,7 +20,7 @@ from mlx_persona.training.loop import Hook, Loop, LoopConfig, Source
 from mlx_persona.training.objectives import Objective
 
 SCALE = 2.0  # alpha is twice the rank, as is the default of sft
-BETA = 0.1  # as is the default of dpo
+_DPO = DpoConfig()
 
 
 class Enough(Exception):  # noqa: N818  (it is no error)
@@ -28,7 +29,7 @@ class Enough(Exception):  # noqa: N818  (it is no error)
 
 def dpo(logits: RowLogits) -> Objective:
     """The objective of ``dpo`` with its defaults."""
-    return objectives.dpo(logits, 0.0, 0.0)
+    return objectives.dpo(logits, _DPO.label_smoothing, _DPO.nll_weight)
 
 
 def run_ours(
@@ -59,7 +60,7 @@ def run_ours(
         run = Run.create(Path(folder) / "run", {}, {})
         try:
             with suppress(Enough):
-                kind(model, objective(logits), source, plan, run, attached, {"beta": mx.array(BETA)}, hooks).run()
+                kind(model, objective(logits), source, plan, run, attached, {"beta": mx.array(_DPO.beta)}, hooks).run()
         finally:
             run.close()
             adapters.detach(model)

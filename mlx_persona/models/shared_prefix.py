@@ -51,9 +51,9 @@ class SharedPrefix:
 
     def __init__(self, tokens: mx.array, prompt: mx.array, chosen: mx.array) -> None:
         place = mx.arange(tokens.shape[1])
-        before, behind = prompt[:, None] <= place, (prompt + chosen)[:, None] <= place  # (B, T)
-        self.offset = Branch(chosen, behind[:, None, :, None])
-        apart = behind[:, :, None] & (before & ~behind)[:, None]  # a rejected reply does not see the chosen one
+        reply, rejected = prompt[:, None] <= place, (prompt + chosen)[:, None] <= place  # (B, T)
+        self.offset = Branch(chosen, rejected[:, None, :, None])
+        apart = rejected[:, :, None] & (reply & ~rejected)[:, None]  # a rejected reply does not see the chosen one
         self.mask = ((place[:, None] >= place) & ~apart)[:, None]  # (B, 1, T, T)
 
     def make_mask(self, length: int, return_array: bool = False, window_size: int | None = None) -> mx.array:

@@ -55,9 +55,9 @@ def largest_load(rows: Sequence[Row], lengths: Sequence[int] | NDArray[Any], cou
 
 def pairs_load(rows: PairRows, count: int) -> Load:
     """The largest micro-batch of ``count`` pairs, in the layout of the rows."""
-    lengths = [len(row.ids) for row in (*rows.chosen, *rows.rejected)]
     if not rows.shared:
-        return largest_load((*rows.chosen, *rows.rejected), lengths, 2 * count)
+        sides = (*rows.chosen, *rows.rejected)
+        return largest_load(sides, [len(row.ids) for row in sides], 2 * count)
     groups = ordered_batches(rows.order, count)
     widest = max(groups, key=lambda members: len(members) * rows.width(members))
     targets = max(sum(rows.chosen[i].targets + rows.rejected[i].targets for i in members) for members in groups)

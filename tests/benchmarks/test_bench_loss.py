@@ -29,15 +29,6 @@ from mlx_persona.tokens.batches import Plan
 from mlx_persona.tokens.dataset import Rows, conversation_rows, load_split
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training import objectives
-from tests.toy import write_data, write_model
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("bench")
-    write_model(made / "model")
-    write_data(made / "data")
-    return made
 
 
 def config(folder: Path, **options: Any) -> LossBenchConfig:

@@ -28,17 +28,9 @@ from mlx_persona.models.load import load_model
 from mlx_persona.stages.sft import SftSource
 from mlx_persona.tokens.batches import make_row
 from mlx_persona.tokens.store import Stored
-from tests.toy import TEMPLATE, write_data, write_model
+from tests.toy import TEMPLATE, write_model
 
 BLOCK = 4 * 32 * 32 + 3 * 32 * 64  # tests.toy.MODEL: four projections of its attention, three of its MLP
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("bench")
-    write_model(made / "model")
-    write_data(made / "data")
-    return made
 
 
 @pytest.fixture(autouse=True)
