@@ -4,9 +4,10 @@ Authorship attribution as usual: the n-grams of one to three characters of a tex
 regression on them (Stamatatos, 2009, "A survey of modern authorship attribution methods"; Sanderson & Guenter, 2006,
 on short texts). It learns from the real messages of both sides in the training conversations, never from held-out ones.
 
-Length must not decide. Every text is cut to the length of the person's longer replies (their 90th percentile), and
-both sides are thinned out until they have equally many messages of every length: length then says nothing, and a
-model gains or loses nothing by writing much. Needs scikit-learn (the extra ``eval``).
+Length must not decide. It learns from messages up to the length of the person's longer replies (their 90th
+percentile), equally many of every length on both sides, so that length says nothing; and texts to be judged are cut to
+that length, so that a model gains nothing by writing much. Longer messages are not cut but left out of the training: a
+text without its end would be a sign of length. Needs scikit-learn (the extra ``eval``).
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 MIN_MESSAGES, MAX_MESSAGES = 50, 3000
 FOLDS = 5
-# Messages count as equally long within a quarter.
-LENGTH_STEP = 1.25
+# Messages count as equally long within a tenth.
+LENGTH_STEP = 1.1
 LONGER = 0.9
 HINT = "pip install 'mlx-persona[eval]'"
 
@@ -56,7 +57,7 @@ class Training:
 
     Attributes:
         messages: real messages of each side, of equal lengths.
-        max_chars: what every text is cut to.
+        max_chars: the longest of them; texts to be judged are cut to it.
         accuracy: of messages of conversations that it had not seen (cross-validation); 0.5 would be chance.
     """
 
@@ -86,14 +87,14 @@ class Attribution:
         _check_installed()
         person, others = _sides(conversations)
         if not person or not others:
-            raise PersonaError("attribution needs replies of the person and messages of others in train.jsonl")
+            raise PersonaError("train.jsonl must hold replies of the person and messages of others")
         self._max_chars = int(np.quantile([len(said.text) for said in person], LONGER))
-        person, others = _matched(self._shortened(person), self._shortened(others), np.random.default_rng(seed))
+        person, others = _matched(self._short(person), self._short(others), np.random.default_rng(seed))
         for who, side in (("the person's", person), ("others'", others)):
             if len(side) < MIN_MESSAGES or len({said.conversation for said in side}) < FOLDS:
                 raise PersonaError(
-                    f"attribution needs at least {MIN_MESSAGES} of {who} messages, as long as the other side's, "
-                    f"from {FOLDS} conversations in train.jsonl, got {len(side)}"
+                    f"train.jsonl must hold at least {MIN_MESSAGES} of {who} messages, as long as the other side's, "
+                    f"in {FOLDS} conversations; got {len(side)}"
                 )
         texts = [said.text for said in (*person, *others)]
         labels = [True] * len(person) + [False] * len(others)
@@ -106,15 +107,15 @@ class Attribution:
         said = self._classifier.predict([_cut(_plain(text), self._max_chars) for text in texts])
         return Share.of(int(np.sum(said)), len(texts))
 
-    def _shortened(self, side: Sequence[_Said]) -> list[_Said]:
-        return [_Said(_cut(said.text, self._max_chars), said.conversation) for said in side]
+    def _short(self, side: Sequence[_Said]) -> list[_Said]:
+        return [said for said in side if len(said.text) <= self._max_chars]
 
 
 def _check_installed() -> None:
     try:
         import sklearn  # noqa: F401
     except ImportError:
-        raise PersonaError("attribution needs scikit-learn", HINT) from None
+        raise PersonaError("telling whose text it is needs scikit-learn", HINT) from None
 
 
 def _classifier() -> Pipeline:

@@ -178,7 +178,7 @@ def _attribution(config: CardConfig, notes: list[str]) -> Attribution | None:
     try:
         return Attribution(load_split(Path(config.data), "train"), config.seed)
     except PersonaError as error:
-        _note(notes, f"no attribution: {error.message}{f' ({error.hint})' if error.hint else ''}")
+        _note(notes, "no attribution: " + "; ".join(part for part in (error.message, error.hint) if part))
         return None
 
 
