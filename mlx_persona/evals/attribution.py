@@ -103,9 +103,10 @@ class Attribution:
         self._classifier = _classifier().fit(texts, labels)
 
     def share(self, texts: Sequence[str]) -> Share:
-        """How many of some texts (at least one) are rather the person's than others'."""
-        said = self._classifier.predict([_cut(_plain(text), self._max_chars) for text in texts])
-        return Share.of(int(np.sum(said)), len(texts))
+        """How many of some texts (at least one) are rather the person's than others'; an empty one is nobody's."""
+        short = [_cut(_plain(text), self._max_chars) for text in texts]
+        theirs = self._classifier.predict(short)
+        return Share.of(sum(bool(one) for one, text in zip(theirs, short, strict=True) if text), len(texts))
 
     def _short(self, side: Sequence[_Said]) -> list[_Said]:
         return [said for said in side if len(said.text) <= self._max_chars]

@@ -175,6 +175,7 @@ def _wording(config: CardConfig, real: Sequence[str], notes: list[str]) -> Wordi
 
 def _attribution(config: CardConfig, notes: list[str]) -> Attribution | None:
     """A classifier trained on the training conversations; None, and why, where there can be none."""
+    ui.info("report card: learning whose messages are whose")
     try:
         return Attribution(load_split(Path(config.data), "train"), config.seed)
     except PersonaError as error:

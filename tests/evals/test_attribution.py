@@ -154,3 +154,8 @@ def test_without_the_library_there_is_a_hint(monkeypatch: pytest.MonkeyPatch) ->
 def test_too_little_to_learn_from_is_an_error(conversations: list[Conversation], problem: str) -> None:
     with pytest.raises(PersonaError, match=problem):
         Attribution(conversations)
+
+
+def test_an_empty_text_is_nobodys() -> None:
+    assert Attribution(chats()).share(["", " [NAME_1] "]).share == 0.0
+    assert Attribution(chats(), seed=1).share(["yeah haha", ""]).share == 0.5

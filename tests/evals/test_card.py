@@ -59,7 +59,7 @@ def data(tmp_path: Path) -> Path:
 @pytest.fixture
 def train(data: Path) -> Path:
     """Training conversations beside them: 60 exchanges in which both write much alike."""
-    theirs = ["So I am.", "Well, no way.", "I will come at six.", "No. I'm fine.", "I am tired.", "And what of you?"]
+    theirs = ["So I will.", "I am tired.", "I will come at five.", "No. I'm ok.", "And what of you?", "Where will you?"]
     pairs = [(Message("user", theirs[i % 6]), Message("assistant", REAL[i % 6])) for i in range(60)]
     talks = [Conversation(tuple(m for pair in pairs[i : i + 6] for m in pair)) for i in range(0, 60, 6)]
     write_jsonl(data / "train.jsonl", talks)
