@@ -61,6 +61,11 @@ class CardConfig:
     temperature: float = option(0.8, "sampling temperature (0: greedy)", minimum=0.0)
     top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
     batch_size: int = option(64, "replies written at once", minimum=1)
+    function_words: str = option(
+        "",
+        "file with the function words of your language, separated by spaces or lines (default: the shipped list that "
+        "fits: de, en, es, fr)",
+    )
     seed: int = option(0, "fixes everything random", minimum=0)
 
     def __post_init__(self) -> None:

@@ -1,18 +1,17 @@
 """The quick report card: how far base, SFT, DPO and fused model are from the person's held-out replies.
 
 Every candidate gets the same rows, the same prompts and the same random keys, and stands beside the person's
-own figures. The loss says how well a candidate predicts the real replies; the style distance says how much its
-own replies look like them (:mod:`mlx_persona.evals.style`); neither says whether they make sense, so read some.
+own figures and those of the people who write to them. The loss says how well a candidate predicts the real replies;
+style and wording say how much its own replies look like them (:mod:`mlx_persona.evals.style`, ``wording``), and
+attribution whose they are taken for; none says whether they make sense, so read some. docs/evaluation.md explains them.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import mlx.core as mx
@@ -21,8 +20,10 @@ import numpy as np
 from mlx_persona import ui
 from mlx_persona.config import CardConfig
 from mlx_persona.errors import PersonaError
-from mlx_persona.evals import style
-from mlx_persona.evals.phrases import stock_phrase_rate
+from mlx_persona.evals.attribution import Attribution, Training
+from mlx_persona.evals.figures import OTHERS, PERSON, Figures, Said, figures, table
+from mlx_persona.evals.wording import Wording
+from mlx_persona.evals.words import fitting_list, read_list
 from mlx_persona.files import write_text
 from mlx_persona.generation import engine
 from mlx_persona.models.adapters import detach, load_adapter
@@ -30,11 +31,10 @@ from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.schema import Conversation, Message, dump_line
 from mlx_persona.tokens.batches import Row, collate, evenly, ordered_batches
-from mlx_persona.tokens.dataset import conversation_rows, load_held_out
+from mlx_persona.tokens.dataset import conversation_rows, load_held_out, load_split
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training.objectives import token_log_probs
 
-PERSON = "person"
 LOSS_BATCH = 8
 SHOWN = 5
 # A split-half floor of fewer replies says nothing.
@@ -48,35 +48,6 @@ class Candidate:
     label: str
     model: str
     adapter: Path | None = None
-
-
-@dataclass(frozen=True)
-class Figures:
-    """One column of the card; None where a figure has no meaning (the person has no loss).
-
-    Attributes:
-        loss: mean cross-entropy per reply token, end token included, in nats.
-        perplexity: exp(loss).
-        median_chars: median length of the replies, in characters.
-        stock_phrases: stock assistant phrases per 100 replies.
-        style_distance: to the person's held-out replies; for the person, the split-half floor.
-        style_interval: 95 % bootstrap interval of ``style_distance``.
-        above_floor: style distance minus the person's split-half floor, at least 0.
-        ratio_to_base: ``above_floor`` over the base model's.
-        cut_share: share of the replies that reached ``max_tokens``.
-        style_parts: what each feature adds to ``style_distance``; they sum to it.
-    """
-
-    median_chars: float
-    stock_phrases: float
-    style_distance: float
-    above_floor: float
-    loss: float | None = None
-    perplexity: float | None = None
-    style_interval: tuple[float, float] | None = None
-    ratio_to_base: float | None = None
-    cut_share: float | None = None
-    style_parts: dict[str, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,8 +67,10 @@ class Card:
         references: how many of the person's replies the styles are compared with.
         loss_tokens: how many tokens the losses are means over.
         asked: the prompts, in the order of ``replies``.
-        figures: label -> column; the person's comes first.
+        figures: label -> column; the person's comes first, then that of the people who write to them.
         replies: label -> one reply per prompt.
+        attribution: what the classifier learned from; None without one.
+        notes: what could not be measured, and why.
     """
 
     data: str
@@ -106,6 +79,8 @@ class Card:
     asked: tuple[Asked, ...]
     figures: dict[str, Figures]
     replies: dict[str, list[str]]
+    attribution: Training | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def floor(self) -> float:
@@ -128,51 +103,20 @@ class Card:
             "references": self.references,
             "loss_tokens": self.loss_tokens,
             "floor": self.floor,
+            "attribution": asdict(self.attribution) if self.attribution else None,
+            "notes": list(self.notes),
             "figures": {label: asdict(column) for label, column in self.figures.items()},
             "replies": self.examples(SHOWN),
         }
 
     def table(self) -> tuple[list[str], list[list[str]]]:
-        """``(columns, rows)`` for people: a row per figure, a column for the person and each candidate."""
-        columns = list(self.figures.values())
-        rows = [[name, *(show(column) for column in columns)] for name, show in _ROWS]
-        return ["", *self.figures], rows
+        """``(columns, rows)`` for people: a row per figure, a column for people and each candidate."""
+        return table(self.figures)
 
     def write(self, folder: Path) -> None:
         """Write ``replies.jsonl`` (every reply) and then ``scores.json``, each atomically."""
         write_text(folder / "replies.jsonl", "".join(map(dump_line, self.examples(len(self.asked)))))
         write_text(folder / "scores.json", json.dumps(self.to_json(), ensure_ascii=False, indent=2) + "\n")
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _range(column: Figures) -> str:
-    return "-" if column.style_interval is None else "{:.3f} to {:.3f}".format(*column.style_interval)
-
-
-def _most(column: Figures) -> str:
-    """The feature that adds most to the style distance, and its share of it."""
-    parts = column.style_parts
-    if not parts or not column.style_distance:
-        return "-"
-    name = max(parts, key=lambda feature: parts[feature])
-    return f"{name} {parts[name] / column.style_distance:.0%}"
-
-
-_ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
-    ("loss (nats per token)", lambda c: _number(c.loss, ".3f")),
-    ("perplexity", lambda c: _number(c.perplexity, ".1f")),
-    ("reply length (median characters)", lambda c: _number(c.median_chars, ".0f")),
-    ("replies cut at the token limit", lambda c: _number(c.cut_share, ".0%")),
-    ("stock phrases per 100 replies", lambda c: _number(c.stock_phrases, ".1f")),
-    ("style distance", lambda c: _number(c.style_distance, ".3f")),
-    ("  95 % interval", _range),
-    ("  most of it", _most),
-    ("  above the person's own floor", lambda c: _number(c.above_floor, ".3f")),
-    ("  the same, base = 1", lambda c: _number(c.ratio_to_base, ".2f")),
-)
 
 
 def report_card(config: CardConfig, candidates: Sequence[Candidate], system: str) -> Card:
@@ -188,8 +132,10 @@ def report_card(config: CardConfig, candidates: Sequence[Candidate], system: str
             an adapter that does not load.
     """
     labels = [candidate.label for candidate in candidates]
-    if not labels or len({*labels, PERSON}) != len(labels) + 1:
-        raise PersonaError(f"candidates must have labels of their own, none of them {PERSON!r}; got {labels}")
+    if not labels or len({*labels, PERSON, OTHERS}) != len(labels) + 2:
+        raise PersonaError(
+            f"candidates must have labels of their own, none of them {PERSON!r} or {OTHERS!r}; got {labels}"
+        )
     path, conversations = load_held_out(Path(config.data), ("test", "valid"))
     all_asked = _all_asked(conversations)
     if len(all_asked) < MIN_REPLIES:
@@ -198,18 +144,48 @@ def report_card(config: CardConfig, candidates: Sequence[Candidate], system: str
             "hold out more: mlx-persona clean --test-fraction 0.2",
         )
     asked = [all_asked[i] for i in evenly(len(all_asked), config.n)]
+    real = [one.real for one in all_asked]
+    notes: list[str] = []
+    wording, attribution = _wording(config, real, notes), _attribution(config, notes)
     scores = _Scores(config, conversations, asked, system)
     for name in dict.fromkeys(candidate.model for candidate in candidates):
         scores.judge(name, [candidate for candidate in candidates if candidate.model == name])
-    real = [one.real for one in all_asked]
+    others = [message.content for c in conversations for message in c.messages if message.role == "user"]
+    said = {OTHERS: Said([others[i] for i in evenly(len(others), len(asked))])}
+    said |= {label: scores.said[label] for label in labels}
     return Card(
         data=str(path),
         references=len(real),
         loss_tokens=scores.loss_tokens,
         asked=tuple(asked),
-        figures=_figures(real, labels, scores, config.seed),
-        replies={label: scores.replies[label] for label in labels},
+        figures=figures(real, said, wording, attribution, config.seed),
+        replies={label: list(scores.said[label].texts) for label in labels},
+        attribution=attribution.training if attribution else None,
+        notes=tuple(notes),
     )
+
+
+def _wording(config: CardConfig, real: Sequence[str], notes: list[str]) -> Wording:
+    """The person's wording, with the function words that the user names or, where one fits, a shipped list."""
+    functions = read_list(Path(config.function_words)) if config.function_words else fitting_list(real)
+    if functions is None:
+        _note(notes, "no shipped list of function words fits the person's language: name one with --function-words")
+    return Wording(real, functions, config.seed)
+
+
+def _attribution(config: CardConfig, notes: list[str]) -> Attribution | None:
+    """A classifier trained on the training conversations; None, and why, where there can be none."""
+    ui.info("report card: learning whose messages are whose")
+    try:
+        return Attribution(load_split(Path(config.data), "train"), config.seed)
+    except PersonaError as error:
+        _note(notes, "no attribution: " + "; ".join(part for part in (error.message, error.hint) if part))
+        return None
+
+
+def _note(notes: list[str], text: str) -> None:
+    ui.warn(text)
+    notes.append(text)
 
 
 def mean_loss(model: Any, rows: Sequence[Row], on_batch: Callable[[int], None] | None = None) -> float:
@@ -244,9 +220,7 @@ class _Scores:
         self._system = system
         self._seen: list[list[int]] | None = None  # the token ids of the first model's rows and prompts
         self.loss_tokens = 0
-        self.loss: dict[str, float] = {}
-        self.replies: dict[str, list[str]] = {}
-        self.cut_share: dict[str, float] = {}
+        self.said: dict[str, Said] = {}
 
     def judge(self, name: str, candidates: Sequence[Candidate]) -> None:
         """Load a model, judge it with each adapter in turn, and let go of it."""
@@ -284,12 +258,11 @@ class _Scores:
         config = self._config
         sampling = engine.Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
         with ui.progress(f"report card: {label}", len(rows) + len(prompts)) as bar:
-            self.loss[label] = mean_loss(loaded.model, rows, bar.advance)
+            loss = mean_loss(loaded.model, rows, bar.advance)
             replies = engine.replies(
                 loaded, prompts, sampling, batch_size=config.batch_size, on_reply=lambda *_: bar.advance()
             )
-        self.replies[label] = [reply.text.strip() for reply in replies]
-        self.cut_share[label] = sum(reply.cut for reply in replies) / len(replies)
+        self.said[label] = Said([reply.text.strip() for reply in replies], [reply.cut for reply in replies], loss)
 
 
 def _all_asked(conversations: Sequence[Conversation]) -> list[Asked]:
@@ -300,27 +273,3 @@ def _all_asked(conversations: Sequence[Conversation]) -> list[Asked]:
         for i, message in enumerate(conversation.messages)
         if message.role == "assistant" and message.train and i and conversation.messages[i - 1].role == "user"
     ]
-
-
-def _figures(real: Sequence[str], labels: Sequence[str], scores: _Scores, seed: int) -> dict[str, Figures]:
-    """The person's column and the candidates', in order."""
-    n = len(scores.replies[labels[0]])
-    floor = style.split_half_floor(real, n, seed=seed)
-    distances = {label: style.distance(real, scores.replies[label]) for label in labels}
-    base = style.above_floor(distances["base"], floor) if "base" in distances else 0.0
-    columns = {PERSON: Figures(float(median(map(len, real))), stock_phrase_rate(real), floor, 0.0)}
-    for label in labels:
-        replies, above = scores.replies[label], style.above_floor(distances[label], floor)
-        columns[label] = Figures(
-            median_chars=float(median(map(len, replies))),
-            stock_phrases=stock_phrase_rate(replies),
-            style_distance=distances[label],
-            above_floor=above,
-            loss=scores.loss[label],
-            perplexity=math.exp(scores.loss[label]),
-            style_interval=style.bootstrap_interval(real, replies, seed=seed),
-            ratio_to_base=above / base if base > 0 else None,
-            cut_share=scores.cut_share[label],
-            style_parts=style.contributions(real, replies),
-        )
-    return columns

@@ -26,8 +26,8 @@ MIN_SPREAD = 0.2
 # Rates of short replies are drawn to zero by this many characters: one "!" in "hi!" is no habit of 33 in 100.
 SMOOTHING = 20
 
-_EMOJI = re.compile("[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55]")
-_EMOTICON = re.compile(r"[:;=]['’]?-?(?:[)(\]\[|*\\/]+|[DPpOo3])(?![\w/])|(?<!\w)[xX]D+(?!\w)|<3+(?!\d)|\^_?\^")
+EMOJI = re.compile("[\U0001f1e6-\U0001f1ff\U0001f300-\U0001faff\u2600-\u27bf\u2b50\u2b55]")
+EMOTICON = re.compile(r"[:;=]['’]?-?(?:[)(\]\[|*\\/]+|[DPpOo3])(?![\w/])|(?<!\w)[xX]D+(?!\w)|<3+(?!\d)|\^_?\^")
 _LAUGHTER = re.compile(r"\b(?:a?(?:ha){2,}h?|b?(?:hah){1,}a*|(?:he){2,}h?|(?:ja){2,}|lo+l+|lmf?ao+|rofl)\b", re.I)
 _WITHOUT_APOSTROPHE = re.compile(
     r"\b(?:im|ive|dont|didnt|doesnt|cant|couldnt|wont|wouldnt|shouldnt|isnt|arent|wasnt|werent|havent|hasnt|hadnt"
@@ -47,8 +47,8 @@ class _Reply:
     @classmethod
     def of(cls, text: str) -> _Reply:
         text = text.strip()
-        plain, emoticons = _EMOTICON.subn(" ", text)
-        plain, emoji = _EMOJI.subn(" ", plain)
+        plain, emoticons = EMOTICON.subn(" ", text)
+        plain, emoji = EMOJI.subn(" ", plain)
         return cls(text, plain, emoticons + emoji)
 
 
@@ -85,7 +85,7 @@ def _no_capitals(reply: _Reply) -> float:
 
 def _ends_in_symbol(reply: _Reply) -> float:
     tail = reply.text[-6:]
-    ends = [m.end() for pattern in (_EMOJI, _EMOTICON) for m in pattern.finditer(tail)]
+    ends = [m.end() for pattern in (EMOJI, EMOTICON) for m in pattern.finditer(tail)]
     return float(len(tail.rstrip("\ufe0f")) in ends)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
@@ -20,13 +21,18 @@ import pytest
 from mlx_persona.config import CardConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.evals import card, style
+from mlx_persona.evals.attribution import Attribution
 from mlx_persona.evals.card import Candidate, report_card
+from mlx_persona.evals.figures import Figures
 from mlx_persona.evals.phrases import stock_phrase_rate
+from mlx_persona.evals.wording import Wording
+from mlx_persona.evals.words import fitting_list
 from mlx_persona.generation import engine
 from mlx_persona.generation.engine import Reply
 from mlx_persona.models import adapters, load
 from mlx_persona.schema import Conversation, Message, read_jsonl, write_jsonl
-from mlx_persona.tokens.batches import Row, make_row
+from mlx_persona.tokens.batches import Row, evenly, make_row
+from mlx_persona.tokens.dataset import CLEAN_HINT, load_split
 from mlx_persona.tokens.render import Renderer
 from tests.toy import save_adapter
 
@@ -48,6 +54,16 @@ def data(tmp_path: Path) -> Path:
     """Six held-out conversations with 4 trained replies each."""
     write_jsonl(tmp_path / "data" / "test.jsonl", [conversation(5, start) for start in range(6)])
     return tmp_path / "data"
+
+
+@pytest.fixture
+def train(data: Path) -> Path:
+    """Training conversations beside them: 60 exchanges in which both write much alike."""
+    theirs = ["So I will.", "I am tired.", "I will come at five.", "No. I'm ok.", "And what of you?", "Where will you?"]
+    pairs = [(Message("user", theirs[i % 6]), Message("assistant", REAL[i % 6])) for i in range(60)]
+    talks = [Conversation(tuple(m for pair in pairs[i : i + 6] for m in pair)) for i in range(0, 60, 6)]
+    write_jsonl(data / "train.jsonl", talks)
+    return data
 
 
 @pytest.fixture
@@ -111,29 +127,44 @@ def test_the_loss_is_the_mean_over_exactly_the_masked_tokens(tiny_model_dir: Pat
 
 
 def test_every_figure_is_what_its_definition_says(
-    tiny_model_dir: Path, adapter: Path, data: Path, asked: list[dict[str, Any]]
+    tiny_model_dir: Path, adapter: Path, train: Path, asked: list[dict[str, Any]]
 ) -> None:
     name = str(tiny_model_dir)
-    made = report_card(config(data), [Candidate("base", name), Candidate("sft", name, adapter)], "be kind")
+    made = report_card(config(train), [Candidate("base", name), Candidate("sft", name, adapter)], "be kind")
     real = [REAL[(start + i) % len(REAL)] for start in range(6) for i in (0, 1, 3, 4)]
+    others = [f"question {start + i}, friend?" for start in range(6) for i in range(5)]
+    others = [others[i] for i in evenly(30, 12)]
     base, sft, person = made.figures["base"], made.figures["sft"], made.figures["person"]
     said = made.replies["base"]
-    assert list(made.figures) == ["person", "base", "sft"]
+    assert list(made.figures) == ["person", "others", "base", "sft"]
     assert said == ["Certainly! I'd be happy to help. " + "word " * 7 + "word"] * 12
+    assert made.replies.keys() == {"base", "sft"}
     assert made.replies["sft"] == ["yeah im in"] * 12
     assert made.references == 24
     assert made.floor == style.split_half_floor(real, 12)
-    assert person == card.Figures(median(map(len, real)), 0.0, made.floor, 0.0)
+    judge, ours = Attribution(load_split(train, "train")), Wording(real, fitting_list(REAL))
+    assert made.attribution == judge.training
+    assert person == Figures(
+        median(map(len, real)), 0.0, made.floor, 0.0, wording=ours.own(), attribution=judge.share(real)
+    )
     assert base.median_chars == len(said[0])
     assert base.stock_phrases == stock_phrase_rate(said) == 200.0
     assert sft.stock_phrases == 0.0
+    assert made.figures["others"].style_distance == style.distance(real, others)
+    assert made.figures["others"].wording == ours.compare(others)
+    assert made.figures["others"].attribution == judge.share(others)
     assert base.style_distance == style.distance(real, said)
     assert base.style_parts == style.contributions(real, said)
     assert base.style_interval == style.bootstrap_interval(real, said)
     assert base.above_floor == base.style_distance - made.floor
     assert base.ratio_to_base == 1.0
     assert sft.ratio_to_base == max(0.0, sft.style_distance - made.floor) / base.above_floor
-    assert (base.cut_share, sft.cut_share) == (1.0, 0.0)
+    assert (base.cut_share, sft.cut_share, made.figures["others"].cut_share) == (1.0, 0.0, None)
+    assert base.wording == ours.compare(said, [True] * 12)  # its replies were broken off: no closings
+    assert "closings" in (sft.wording or {})
+    assert sft.attribution == judge.share(["yeah im in"] * 12)
+    assert sft.attribution.share == 1.0
+    assert made.notes == ()
     loaded = load.load_model(name)
     renderer = Renderer(loaded.tokenizer, system="be kind")
     drawn = [renderer.render(conversation(5, start).messages, 128) for start in range(6)]
@@ -178,7 +209,7 @@ def test_each_model_is_loaded_once_and_adapters_come_off_again(
     made = report_card(config(data), candidates, "")
     assert opened == ["one", "two"]
     assert [call["adapted"] for call in asked] == [True, False, True, False]  # sft, base, dpo; fused
-    assert list(made.figures) == ["person", "sft", "fused", "base", "dpo"]
+    assert list(made.figures) == ["person", "others", "sft", "fused", "base", "dpo"]
     assert all(call["prompts"] == asked[0]["prompts"] and call["sampling"] == asked[0]["sampling"] for call in asked)
     assert made.figures["sft"] == made.figures["dpo"]
     assert made.figures["base"] == made.figures["fused"]
@@ -195,43 +226,59 @@ def test_the_card_is_written_whole_and_reads_back(
     assert (scores["n"], scores["data"], scores["floor"]) == (12, str(data / "test.jsonl"), made.floor)
     assert scores["figures"]["base"]["loss"] == made.figures["base"].loss
     assert scores["figures"]["person"]["loss"] is None
+    letters = scores["figures"]["base"]["wording"]["letters"]
+    assert letters.keys() == {"distance", "floor", "above", "interval", "size", "telling"}
+    assert scores["attribution"] is None
+    assert scores["notes"] == [f"no attribution: no data: {data / 'train.jsonl'} is missing; {CLEAN_HINT}"]
     assert len(scores["replies"]) == 5
     assert len(lines) == 12
     assert lines[0] == {"prompt": "question 0, friend?", "person": "yeah im in", "base": made.replies["base"][0]}
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.json", "replies.jsonl"}
 
 
-def test_the_table_has_a_column_per_candidate_and_a_dash_where_a_figure_has_no_meaning() -> None:
-    person = card.Figures(20.0, 0.4, 0.1, 0.0)
-    parts = {"emoji": 0.1, "no capitals": 0.22, "comma": 0.08}
-    base = card.Figures(90.5, 9.0, 0.4, 0.3, 3.25, 25.79, (0.35, 0.45), 1.0, 0.5, parts)
-    columns, rows = card.Card("d", 24, 7, (), {"person": person, "base": base}, {}).table()
-    assert columns == ["", "person", "base"]
-    assert rows == [
-        ["loss (nats per token)", "-", "3.250"],
-        ["perplexity", "-", "25.8"],
-        ["reply length (median characters)", "20", "90"],
-        ["replies cut at the token limit", "-", "50%"],
-        ["stock phrases per 100 replies", "0.4", "9.0"],
-        ["style distance", "0.100", "0.400"],
-        ["  95 % interval", "-", "0.350 to 0.450"],
-        ["  most of it", "-", "no capitals 55%"],
-        ["  above the person's own floor", "0.000", "0.300"],
-        ["  the same, base = 1", "-", "1.00"],
-    ]
-
-
-def test_where_styles_do_not_differ_nothing_makes_most_of_it() -> None:
-    same = card.Figures(20.0, 0.0, 0.0, 0.0, style_parts=dict.fromkeys(style.FEATURES, 0.0))
-    _, rows = card.Card("d", 24, 7, (), {"same": same}, {}).table()
-    assert ["  most of it", "-"] in rows
-
-
-def test_the_real_engine_fills_a_card_and_repeats_it_exactly(tiny_model_dir: Path, data: Path) -> None:
+def test_the_real_engine_fills_a_card_and_repeats_it_exactly(tiny_model_dir: Path, train: Path) -> None:
     candidates = [Candidate("base", str(tiny_model_dir))]
-    once, twice = (report_card(config(data, n=10, max_tokens=4), candidates, "").to_json() for _ in range(2))
+    once, twice = (report_card(config(train, n=10, max_tokens=4), candidates, "").to_json() for _ in range(2))
     assert once == twice
     assert len(once["replies"]) == 5
+
+
+def test_without_the_library_the_card_says_so_and_goes_on(
+    tiny_model_dir: Path,
+    train: Path,
+    asked: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    made = report_card(config(train), [Candidate("base", str(tiny_model_dir))], "")
+    note = "no attribution: telling whose text it is needs scikit-learn; pip install 'mlx-persona[eval]'"
+    assert made.notes == (note,)
+    assert f"warning: {note}" in capsys.readouterr().err
+    assert made.attribution is made.figures["base"].attribution is None
+    assert "attributed to the person" not in [row[0] for row in made.table()[1]]
+    assert made.figures["base"].wording
+
+
+def test_function_words_are_those_that_the_user_names(
+    tiny_model_dir: Path, train: Path, tmp_path: Path, asked: list[dict[str, Any]]
+) -> None:
+    (tmp_path / "mine.txt").write_text("yeah nah ok")
+    named = config(train, function_words=str(tmp_path / "mine.txt"))
+    made = report_card(named, [Candidate("base", str(tiny_model_dir))], "")
+    found = made.figures["base"].wording or {}
+    assert {one.item for one in found["function words"].telling} <= {"yeah", "nah", "ok"}
+    with pytest.raises(PersonaError, match="cannot read the function words in nowhere"):
+        report_card(config(train, function_words="nowhere"), [Candidate("base", "nowhere")], "")
+
+
+def test_a_language_without_a_list_is_named(
+    tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "fitting_list", lambda texts: None)
+    made = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
+    assert "--function-words" in made.notes[0]
+    assert "function words" not in (made.figures["base"].wording or {})
 
 
 def test_without_a_base_there_is_no_ratio(tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]) -> None:
@@ -260,7 +307,7 @@ def test_too_few_replies_are_an_error_before_any_model_is_loaded(tmp_path: Path)
         report_card(config(tmp_path), [Candidate("base", "nowhere")], "")
 
 
-@pytest.mark.parametrize("labels", [[], ["base", "base"], ["person"]])
+@pytest.mark.parametrize("labels", [[], ["base", "base"], ["person"], ["others"]])
 def test_labels_must_tell_the_columns_apart(labels: list[str], data: Path) -> None:
     with pytest.raises(PersonaError, match="labels of their own"):
         report_card(config(data), [Candidate(label, "nowhere") for label in labels], "")
