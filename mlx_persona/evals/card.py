@@ -22,13 +22,14 @@ from mlx_persona import ui
 from mlx_persona.config import CardConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.evals import style
+from mlx_persona.evals.asked import Asked, all_asked
 from mlx_persona.evals.phrases import stock_phrase_rate
 from mlx_persona.files import write_text
 from mlx_persona.generation import engine
 from mlx_persona.models.adapters import detach, load_adapter
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import LoadedModel, load_model
-from mlx_persona.schema import Conversation, Message, dump_line
+from mlx_persona.schema import Conversation, dump_line
 from mlx_persona.tokens.batches import Row, collate, evenly, ordered_batches
 from mlx_persona.tokens.dataset import conversation_rows, load_held_out
 from mlx_persona.tokens.render import Renderer
@@ -77,14 +78,6 @@ class Figures:
     ratio_to_base: float | None = None
     cut_share: float | None = None
     style_parts: dict[str, float] | None = None
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A held-out prompt: what was said before a reply, and what the person really said."""
-
-    before: tuple[Message, ...]
-    real: str
 
 
 @dataclass(frozen=True)
@@ -191,17 +184,17 @@ def report_card(config: CardConfig, candidates: Sequence[Candidate], system: str
     if not labels or len({*labels, PERSON}) != len(labels) + 1:
         raise PersonaError(f"candidates must have labels of their own, none of them {PERSON!r}; got {labels}")
     path, conversations = load_held_out(Path(config.data), ("test", "valid"))
-    all_asked = _all_asked(conversations)
-    if len(all_asked) < MIN_REPLIES:
+    every = all_asked(conversations)
+    if len(every) < MIN_REPLIES:
         raise PersonaError(
-            f"{path} must hold at least {MIN_REPLIES} replies that answer something, got {len(all_asked)}",
+            f"{path} must hold at least {MIN_REPLIES} replies that answer something, got {len(every)}",
             "hold out more: mlx-persona clean --test-fraction 0.2",
         )
-    asked = [all_asked[i] for i in evenly(len(all_asked), config.n)]
+    asked = [every[i] for i in evenly(len(every), config.n)]
     scores = _Scores(config, conversations, asked, system)
     for name in dict.fromkeys(candidate.model for candidate in candidates):
         scores.judge(name, [candidate for candidate in candidates if candidate.model == name])
-    real = [one.real for one in all_asked]
+    real = [one.real for one in every]
     return Card(
         data=str(path),
         references=len(real),
@@ -290,16 +283,6 @@ class _Scores:
             )
         self.replies[label] = [reply.text.strip() for reply in replies]
         self.cut_share[label] = sum(reply.cut for reply in replies) / len(replies)
-
-
-def _all_asked(conversations: Sequence[Conversation]) -> list[Asked]:
-    """Every trained reply that answers a user's turn, in order."""
-    return [
-        Asked(conversation.messages[:i], message.content)
-        for conversation in conversations
-        for i, message in enumerate(conversation.messages)
-        if message.role == "assistant" and message.train and i and conversation.messages[i - 1].role == "user"
-    ]
 
 
 def _figures(real: Sequence[str], labels: Sequence[str], scores: _Scores, seed: int) -> dict[str, Figures]:
