@@ -22,6 +22,7 @@ LAYERS = (
     ("evals", "planner"),
     ("stages",),
     ("benchmarks", "selftest"),
+    ("web",),
     ("cleaning", "demo", "cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mlx_persona.config import CompareConfig
 from mlx_persona.errors import Interrupted, PersonaError
@@ -70,11 +70,16 @@ class Comparison:
         answers = [answer.to_json() for answer in session.answers]
         write_text(self.path / ANSWERS, json.dumps({"answers": answers}, ensure_ascii=False, indent=1) + "\n")
         was_done, self.session = self.session.done, session
-        if session.done:
+        if session.done or was_done:
+            self.settle()
+
+    def settle(self) -> None:
+        """Let ``result.json`` and the status say what the answers say: there is a result only of a whole comparison."""
+        if self.session.done:
             shown = json.dumps(self.result.to_json(), ensure_ascii=False, indent=2)
             write_text(self.path / RESULT, shown + "\n")
             self._run.update_info(status="done", finished=time.time())
-        elif was_done:
+        else:
             (self.path / RESULT).unlink(missing_ok=True)
             self._run.update_info(status="running")
 
@@ -101,9 +106,9 @@ def opened(config: CompareConfig) -> Iterator[Comparison]:
     with closing(run):
         if not (run.path / ITEMS).is_file():
             _make_items(config, run, made)
-        comparison = Comparison(run, _read(run.path, config.rubric))
-        if not comparison.session.done:
-            run.update_info(status="running")
+        session = Session(_read_items(run.path / ITEMS), config.rubric)
+        comparison = Comparison(run, _with_answers(session, run.path / ANSWERS))
+        comparison.settle()
         yield comparison
 
 
@@ -130,26 +135,27 @@ def _make_items(config: CompareConfig, run: Run, made: Plan | None) -> None:
     forget_partial(run.path)
 
 
-def _read(folder: Path, rubric: tuple[str, ...]) -> Session:
+def _read_items(path: Path) -> tuple[Item, ...]:
     items = []
-    for number, value in read_jsonl(folder / ITEMS):
+    for number, value in read_jsonl(path):
         try:
             items.append(Item.from_json(value))
         except PersonaError as error:
-            raise PersonaError(f"{folder / ITEMS}:{number}: {error.message}", error.hint) from error
-    session = Session(tuple(items), rubric)
-    path = folder / ANSWERS
+            raise PersonaError(f"{path}:{number}: {error.message}", error.hint) from error
+    return tuple(items)
+
+
+def _with_answers(session: Session, path: Path) -> Session:
+    """The session with what was answered in earlier sittings."""
     if not path.is_file():
         return session
+    hint = f"remove {path}, and all is asked again"
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8"))
-        return session.resumed(value["answers"])
+        return session.resumed(json.loads(path.read_text(encoding="utf-8"))["answers"])
     except (ValueError, KeyError, TypeError) as error:
-        raise PersonaError(
-            f"{path} is not what a comparison writes: {error!r}", f"begin again: remove {path}"
-        ) from error
+        raise PersonaError(f"{path} is damaged: {error!r}", hint) from error
     except PersonaError as error:
-        raise PersonaError(f"{path}: {error.message}", f"begin again: remove {path}") from error
+        raise PersonaError(f"{path}: {error.message}", hint) from error
 
 
 def _resume_hint(folder: Path) -> str:
