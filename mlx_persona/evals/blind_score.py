@@ -132,17 +132,18 @@ class Result:
         else:
             rows = [[f"{label} was preferred", f"{self.wins[side]} of {self.answered}"] for side, label in _each(a, b)]
         rows += [["ties", str(self.ties)]]
-        if share.rate is not None and share.interval is not None:
+        if share.rate is not None and share.interval is not None and share.p_value is not None:
             name = "fooled, ties left out" if self.fooled else f"for {b}, ties left out"
             rows += [[name, _percent(share.rate)]]
             rows += [["  95 % interval", f"{_percent(share.interval[0])} to {_percent(share.interval[1])}"]]
-            rows += [["  p-value against a coin", f"{share.p_value:.3g}"]]
+            rows += [["  p-value against a coin", f"{share.p_value:.3f}" if share.p_value >= 0.001 else "< 0.001"]]
             rows += [["the first of the two was chosen", f"{self.first.times} of {self.first.of}"]]
         for name, rating in self.ratings.items():
             rows += [[f"{name}: {label}", _number(rating.means[side])] for side, label in _each(a, b)]
+            if rating.difference is not None:
+                rows += [[f"  {b} minus {a}", f"{rating.difference:+.2f}"]]
             if rating.interval is not None:
-                low, high = rating.interval
-                rows += [[f"  {b} minus {a}", f"{rating.difference:+.2f} (95 % interval {low:+.2f} to {high:+.2f})"]]
+                rows += [["  95 % interval", "{:+.2f} to {:+.2f}".format(*rating.interval)]]
         rows += [
             [f"replies of {label} cut at the token limit", str(self.cut[side])]
             for side, label in _each(a, b)

@@ -44,12 +44,14 @@ def test_wins_ties_and_the_pull_of_the_first_place_are_counted() -> None:
     assert rows["base was preferred"] == rows["sft-1 was preferred"] == "2 of 5"
     assert rows["for sft-1, ties left out"] == "50 %"
     assert rows["  95 % interval"] == "15 % to 85 %"
+    assert rows["  p-value against a coin"] == "1.000"
     assert rows["the first of the two was chosen"] == "2 of 4"
     assert rows["replies of sft-1 cut at the token limit"] == "1"
 
 
 def test_a_clear_winner_is_called_one() -> None:
     assert score(pressed(session("a" * 8), "2" * 8), LABELS).headline() == "sft-1 is preferred, 8 of 8 times."
+    assert ["  p-value against a coin", "< 0.001"] in score(pressed(session("a" * 12), "2" * 12), LABELS).rows()
     assert score(pressed(session("a" * 8), "1" * 8), LABELS).headline() == "base is preferred, 8 of 8 times."
 
 
@@ -85,7 +87,8 @@ def test_ratings_are_means_and_their_difference_is_over_items_with_both() -> Non
     assert warm == score(rated(), LABELS).ratings["warm"]
     rows = dict(map(tuple, score(rated(), LABELS).rows()))
     assert (rows["warm: base"], rows["warm: sft-1"]) == ("1.50", "4.00")
-    assert rows["  sft-1 minus base"] == "+2.00 (95 % interval +1.00 to +3.00)"
+    assert rows["  sft-1 minus base"] == "+2.00"
+    assert score(rated(), LABELS).rows()[-2] == ["  95 % interval", "+1.00 to +3.00"]
 
 
 def test_ratings_that_nobody_gave_have_no_mean() -> None:

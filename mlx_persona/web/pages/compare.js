@@ -4,7 +4,6 @@
 (() => {
   const $ = (id) => document.getElementById(id);
   const SHOWN = 4; // the latest messages; earlier ones are folded away
-  const ENDS = { 1: "not at all", 5: "exactly" };
   let state = null;
   let busy = false;
   let over = false;
@@ -65,6 +64,7 @@
     $("count").textContent = `${count} of ${next.items}`;
     $("progress").max = next.items;
     $("progress").value = count;
+    document.body.dataset.step = next.step;
     document.title = `${count}/${next.items} · Blind comparison`;
     $("asking").hidden = Boolean(next.result);
     $("outcome").hidden = !next.result;
@@ -91,7 +91,8 @@
     $("tie").hidden = Boolean(next.rate);
     $("skip").hidden = !next.rate;
     $("undo").disabled = next.step === 0;
-    if (fresh) lookAt(next);
+    if (fresh) lookAt();
+    else document.querySelector("#asking .actions").scrollIntoView({ block: "nearest" });
     $("question").focus({ preventScroll: true });
   }
 
@@ -146,7 +147,8 @@
       const head = document.createElement("th");
       const cell = document.createElement("td");
       head.scope = "row";
-      head.textContent = name;
+      head.textContent = name.trim();
+      head.classList.toggle("part", name.startsWith(" "));
       cell.textContent = value;
       row.append(head, cell);
       return row;
@@ -162,17 +164,6 @@
     $("outcome").hidden = true;
     $("over").hidden = false;
     document.querySelector("#over h2").focus();
-  }
-
-  for (const value of ["1", "2", "3", "4", "5"]) {
-    const button = document.createElement("button");
-    const end = document.createElement("small");
-    button.type = "button";
-    button.dataset.key = value;
-    button.setAttribute("aria-keyshortcuts", value);
-    end.textContent = ENDS[value] || "\u00a0";
-    button.append(value, end);
-    $("scale").append(button);
   }
 
   document.addEventListener("click", (event) => {
