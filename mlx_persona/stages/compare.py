@@ -108,7 +108,8 @@ def opened(config: CompareConfig) -> Iterator[Comparison]:
             _make_items(config, run, made)
         session = Session(_read_items(run.path / ITEMS), config.rubric)
         comparison = Comparison(run, _with_answers(session, run.path / ANSWERS))
-        comparison.settle()
+        if not comparison.session.done or not (run.path / RESULT).is_file():
+            comparison.settle()
         yield comparison
 
 

@@ -131,16 +131,20 @@ class CompareSite:
 
 async def _body(request: Request) -> dict[str, Any]:
     """The JSON object that a page sends; raises PersonaError for anything else."""
+    from starlette.requests import ClientDisconnect
+
     kind = request.headers.get("content-type", "").partition(";")[0].strip()
     if kind != "application/json":  # which no form of a foreign page can send
         raise PersonaError(f"a request must be application/json, got {kind!r}")
     text = b""
-    async for piece in request.stream():
-        text += piece
-        if len(text) > _LONGEST:
-            raise PersonaError(f"a request must have at most {_LONGEST} bytes")
     try:
+        async for piece in request.stream():
+            text += piece
+            if len(text) > _LONGEST:
+                raise PersonaError(f"a request must have at most {_LONGEST} bytes")
         value = json.loads(text)
+    except ClientDisconnect as error:
+        raise PersonaError("the page went away") from error
     except (ValueError, RecursionError) as error:
         raise PersonaError("a request must be JSON") from error
     if not isinstance(value, dict):

@@ -86,7 +86,8 @@ class Guard:
 
     def __init__(self, app: ASGIApp, token: str, port: int) -> None:
         self._app, self._token = app, token.encode()
-        self._hosts = {f"{LOOPBACK}:{port}", f"localhost:{port}"}
+        # A browser leaves HTTP's own port out.
+        self._hosts = {f"{name}:{port}".removesuffix(":80") for name in (LOOPBACK, "localhost")}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as ASGI wants it."""
@@ -131,9 +132,8 @@ def serve(
     import uvicorn
 
     token, port = secrets.token_urlsafe(32), sock.getsockname()[1]
-    options: dict[str, Any] = {"log_config": None, "log_level": "critical", "access_log": False}
-    options |= {"ws": "none", "proxy_headers": False, "server_header": False}
-    options |= {"timeout_graceful_shutdown": 2}
+    options: dict[str, Any] = {"log_config": None, "log_level": "error", "access_log": False}
+    options |= {"ws": "none", "proxy_headers": False, "server_header": False, "timeout_graceful_shutdown": 2}
     server = uvicorn.Server(uvicorn.Config(Guard(app, token, port), **options))
 
     def stop() -> None:

@@ -31,5 +31,5 @@ def watched_page(browser: Browser, address: str, expected: tuple[str, ...] = (),
     finally:
         page.close()
     home = urlsplit(address).netloc
-    assert {urlsplit(url).netloc for url in asked if not url.startswith("data:")} == {home}
+    assert {urlsplit(url).netloc for url in asked if not url.startswith(("data:", "about:"))} == {home}
     assert [text for text in problems if not any(word in text for word in expected)] == []

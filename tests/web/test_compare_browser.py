@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -148,6 +151,28 @@ def test_a_program_that_is_gone_is_told_with_the_way_on(chromium: Browser, servi
     assert len(saved(folder)) == 1
 
 
+def test_a_page_that_is_left_at_the_end_ends_the_program(chromium: Browser, serving: Serving, folder: Path) -> None:
+    with serving(folder) as address:
+        with watched_page(chromium, address) as page:
+            for done, key in enumerate("12t1", 1):
+                expect(page.locator("#count")).to_have_text(f"{done - 1} of 4")
+                press(page, key, f"{done} of 4")
+            page.reload()  # it comes back, and so the program waits
+            expect(page.locator("#headline")).to_be_visible()
+            page.goto("about:blank")
+        where, deadline = ("127.0.0.1", urlsplit(address).port), time.monotonic() + 30
+        while not (gone := refuses(where)) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert gone
+    assert (folder / "result.json").exists()
+
+
+def refuses(where: tuple[str, int | None]) -> bool:
+    """Whether nobody listens there."""
+    with socket.socket() as sock:
+        return sock.connect_ex(where) != 0
+
+
 def test_every_control_has_a_name_and_the_page_can_be_used_by_tabbing(
     chromium: Browser, serving: Serving, folder: Path
 ) -> None:
@@ -223,5 +248,5 @@ def test_it_looks_right_on_a_phone_and_on_a_desk(
         result = json.loads((compared / "result.json").read_text())
         assert rows["sft-1 was taken for the person"] == f"{result['b_wins']} of 3"
         page.keyboard.press("Enter")
-        expect(page.locator("#over")).to_be_visible()
+        expect(page.locator("#over")).to_be_focused()
         looks_right(page, tmp_path / f"over-{name}.png")

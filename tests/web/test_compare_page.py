@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -148,6 +149,23 @@ def test_a_body_that_no_page_of_ours_sends_is_refused(
     answer = page.client.post(f"{HOME}answer", content=content, headers={"content-type": kind})
     assert answer.status_code == 400
     assert problem in answer.json()["error"]
+    assert not (folder / "answers.json").exists()
+
+
+def test_a_page_that_goes_away_while_it_sends_changes_nothing(page: Page, folder: Path) -> None:
+    arrived = [{"type": "http.request", "body": b'{"step": 0,', "more_body": True}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return arrived.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"127.0.0.1:8765"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": "/token/answer", "query_string": b"", "headers": headers}
+    asyncio.run(page.client.app(scope, receive, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == 400
     assert not (folder / "answers.json").exists()
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import socket
 import threading
 import webbrowser
 from collections.abc import Callable
-from typing import Any
 from urllib.request import urlopen
 
 import pytest
@@ -85,6 +83,12 @@ def test_two_host_names_are_refused_and_localhost_is_this_machine(client: TestCl
     assert client.get(HOME, headers={"host": "LocalHost:8765"}).status_code == 200
 
 
+def test_on_the_port_of_http_itself_a_browser_names_none() -> None:
+    client = TestClient(Guard(APP, TOKEN, 80), base_url="http://127.0.0.1")
+    assert client.get(HOME).status_code == 200
+    assert client.get(HOME, headers={"host": "evil.example"}).status_code == 421
+
+
 def test_only_http_is_served(client: TestClient) -> None:
     with pytest.raises(RuntimeError, match="only HTTP"), client.websocket_connect(HOME):
         pass
@@ -109,21 +113,6 @@ def test_where_all_usual_ports_are_taken_the_system_gives_one(monkeypatch: pytes
         monkeypatch.setattr(local, "_TRIED", 1)
         with listening(None) as sock:
             assert sock.getsockname()[1] not in (0, taken.getsockname()[1])
-
-
-def test_a_missing_framework_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any) -> Any:
-        if name == "uvicorn":
-            raise ModuleNotFoundError("No module named 'uvicorn'", name="uvicorn")
-        return real(name, *args)
-
-    local.check_extra()
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(PersonaError) as error:
-        local.check_extra()
-    assert (error.value.message, error.value.hint) == ("the page needs uvicorn", "pip install 'mlx-persona[serve]'")
 
 
 def served(open_browser: bool, visit: Callable[[str], None], monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -160,10 +160,9 @@
 
   function end() {
     over = true;
-    document.querySelector("#over code").textContent = `${state.folder}/result.json`;
-    $("outcome").hidden = true;
+    document.querySelector("#outcome .actions").hidden = true;
     $("over").hidden = false;
-    document.querySelector("#over h2").focus();
+    $("over").focus();
   }
 
   document.addEventListener("click", (event) => {
