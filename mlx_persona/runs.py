@@ -12,15 +12,21 @@ import json
 import os
 import re
 import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import yaml
 
-from mlx_persona.errors import PersonaError
+from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.files import write_text
 from mlx_persona.schema import dump_line
+from mlx_persona.settings import build
 
+Config = TypeVar("Config", bound=Any)
 RUNS = Path("runs")
 ADAPTER = "adapter"
 
@@ -123,6 +129,35 @@ def run_of(adapter: Path) -> Path | None:
     return next((p for p in around if read_info(p) is not None), None)
 
 
+def recorded_config(config: Config, stage: str, free: Sequence[str] = ()) -> Config:
+    """The configuration that the run named by ``config.resume`` was started with, to continue it.
+
+    Args:
+        config: a dataclass with the fields ``resume`` and ``out``; what it says besides must be what the run says.
+        stage: what kind of run it must be.
+        free: fields that each start may choose anew.
+
+    Raises:
+        PersonaError: no such run, one of another stage, or an option that differs from it.
+    """
+    resume: str = config.resume
+    info = read_info(Path(resume))
+    if info is None:
+        raise PersonaError(f"nothing to resume in {resume}: it is not a run directory")
+    if info.get("stage") != stage:
+        raise PersonaError(f"{resume} is a run of {info.get('stage')}, not of {stage}")
+    own = {name: getattr(config, name) for name in free}
+    recorded = replace(build(type(config), Path(resume) / "config.yaml", {}), out=resume, resume=resume, **own)
+    for item in fields(config):
+        asked, there = getattr(config, item.name), getattr(recorded, item.name)
+        if asked not in (item.default, there):
+            raise PersonaError(
+                f"{item.name} is {there!r} in {resume} and stays so, got {asked!r}",
+                "leave the option out: a resumed run keeps its own",
+            )
+    return recorded
+
+
 def sorted_checkpoints(run: Path) -> list[Path]:
     """Whole checkpoints of a run, oldest first."""
     folder = run / "checkpoints"
@@ -217,6 +252,20 @@ class Run:
                 self._metrics = None
         finally:
             os.close(self._lock)
+
+
+@contextmanager
+def closing(run: Run) -> Iterator[None]:
+    """Close a run at the block's end, and leave ``run.json`` with a true status where it did not end well."""
+    try:
+        yield
+    except BaseException as error:
+        status = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
+        with suppress(OSError):  # a full disk: what it broke matters more
+            run.update_info(status=status, finished=time.time())
+        raise
+    finally:
+        run.close()
 
 
 class Elsewhere(Run):

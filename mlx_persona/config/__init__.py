@@ -25,7 +25,7 @@ from mlx_persona.config.measuring import (
     LossBenchConfig,
 )
 from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
-from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ShowConfig
+from mlx_persona.config.use import CardConfig, CompareConfig, FuseConfig, GenerateConfig, ShowConfig
 
 __all__ = [
     "AUGMENT_TASKS",
@@ -39,6 +39,7 @@ __all__ = [
     "CardConfig",
     "CleanBenchConfig",
     "CleanConfig",
+    "CompareConfig",
     "DataBenchConfig",
     "DemoConfig",
     "DoctorConfig",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlx_persona.config.common import MODEL_HELP
+from mlx_persona.errors import PersonaError
 from mlx_persona.settings import check, option
 
 
@@ -70,6 +71,41 @@ class CardConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """A blind comparison of two sides by somebody who knows the person."""
+
+    a: str = option("", "first side: a run, an adapter, a model, base, or real (the person's own reply)", hidden=True)
+    b: str = option("", "second side, as the first", hidden=True)
+    n: int = option(20, "held-out prompts to compare on, evenly spread", minimum=1)
+    data: str = option("data/clean", "folder with test.jsonl (else valid.jsonl)")
+    out: str = option("", "folder to write to (default: the next free runs/compare-<n>)")
+    resume: str = option("", "comparison to continue: its folder; the other options stay as they were")
+    model: str = option("", MODEL_HELP + ", for base (default: the one of the other side, else the newest run's)")
+    system: str | None = option(
+        None, "system message of conversations that have none of their own (default: the one trained with)"
+    )
+    rubric: tuple[str, ...] = option(
+        (), "after each choice also rate both replies from 1 to 5 by this, in a few words; repeatable"
+    )
+    max_tokens: int = option(128, "longest reply, in tokens", minimum=1)
+    max_seq_length: int = option(512, "tokens per prompt; longer ones lose their oldest turns", minimum=16)
+    temperature: float = option(0.8, "sampling temperature (0: greedy)", minimum=0.0)
+    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
+    batch_size: int = option(32, "replies written at once", minimum=1)
+    seed: int = option(0, "fixes everything random, the order of the replies too", minimum=0)
+    port: int | None = option(
+        None, "port of the page on this machine (default: 8765, or the next free one)", minimum=1, maximum=65535
+    )
+    open: bool = option(True, "open the page in the browser, or print its address only")
+
+    def __post_init__(self) -> None:
+        check(self)
+        names = [name.strip().lower() for name in self.rubric]
+        if "" in names or "choice" in names or len(set(names)) < len(names):
+            raise PersonaError(f"rubric must name different things, none of them choice, got {', '.join(self.rubric)}")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 from mlx_persona import ui
 from mlx_persona.config import CardConfig
 from mlx_persona.errors import PersonaError
+from mlx_persona.evals.asked import Asked, all_asked
 from mlx_persona.evals.attribution import Attribution, Training
 from mlx_persona.evals.figures import OTHERS, PERSON, Figures, Said, figures, table
 from mlx_persona.evals.wording import Wording
@@ -29,7 +30,7 @@ from mlx_persona.generation import engine
 from mlx_persona.models.adapters import detach, load_adapter
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import LoadedModel, load_model
-from mlx_persona.schema import Conversation, Message, dump_line
+from mlx_persona.schema import Conversation, dump_line
 from mlx_persona.tokens.batches import Row, collate, evenly, ordered_batches
 from mlx_persona.tokens.dataset import conversation_rows, load_held_out, load_split
 from mlx_persona.tokens.render import Renderer
@@ -48,14 +49,6 @@ class Candidate:
     label: str
     model: str
     adapter: Path | None = None
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A held-out prompt: what was said before a reply, and what the person really said."""
-
-    before: tuple[Message, ...]
-    real: str
 
 
 @dataclass(frozen=True)
@@ -137,14 +130,14 @@ def report_card(config: CardConfig, candidates: Sequence[Candidate], system: str
             f"candidates must have labels of their own, none of them {PERSON!r} or {OTHERS!r}; got {labels}"
         )
     path, conversations = load_held_out(Path(config.data), ("test", "valid"))
-    all_asked = _all_asked(conversations)
-    if len(all_asked) < MIN_REPLIES:
+    every = all_asked(conversations)
+    if len(every) < MIN_REPLIES:
         raise PersonaError(
-            f"{path} must hold at least {MIN_REPLIES} replies that answer something, got {len(all_asked)}",
+            f"{path} must hold at least {MIN_REPLIES} replies that answer something, got {len(every)}",
             "hold out more: mlx-persona clean --test-fraction 0.2",
         )
-    asked = [all_asked[i] for i in evenly(len(all_asked), config.n)]
-    real = [one.real for one in all_asked]
+    asked = [every[i] for i in evenly(len(every), config.n)]
+    real = [one.real for one in every]
     notes: list[str] = []
     wording, attribution = _wording(config, real, notes), _attribution(config, notes)
     scores = _Scores(config, conversations, asked, system)
@@ -265,11 +258,3 @@ class _Scores:
         self.said[label] = Said([reply.text.strip() for reply in replies], [reply.cut for reply in replies], loss)
 
 
-def _all_asked(conversations: Sequence[Conversation]) -> list[Asked]:
-    """Every trained reply that answers a user's turn, in order."""
-    return [
-        Asked(conversation.messages[:i], message.content)
-        for conversation in conversations
-        for i, message in enumerate(conversation.messages)
-        if message.role == "assistant" and message.train and i and conversation.messages[i - 1].role == "user"
-    ]

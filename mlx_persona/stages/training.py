@@ -6,8 +6,8 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,12 +17,22 @@ import mlx.nn as nn
 from mlx_persona import backend, ui
 from mlx_persona.awake import awake
 from mlx_persona.config import DpoConfig, SftConfig
-from mlx_persona.errors import Interrupted, PersonaError
+from mlx_persona.errors import PersonaError
 from mlx_persona.files import new_folder
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.planner.estimate import spoken_time
-from mlx_persona.runs import ADAPTER, Elsewhere, Run, claim, file_hash, git_revision, read_info
+from mlx_persona.runs import (
+    ADAPTER,
+    Elsewhere,
+    Run,
+    claim,
+    closing,
+    file_hash,
+    git_revision,
+    read_info,
+    recorded_config,
+)
 from mlx_persona.settings import build, plain
 from mlx_persona.training.checkpoint import checkpoint_path
 from mlx_persona.training.distributed import Group
@@ -134,22 +144,9 @@ def resumed_config(config: Config, stage: str, group: Group) -> Config:
 
 
 def _recorded(config: Config, stage: str) -> Config:
-    resume = config.resume
-    info = read_info(Path(resume))
-    if info is None:
-        raise PersonaError(f"nothing to resume in {resume}: it is not a run directory")
-    if info.get("stage") != stage:
-        raise PersonaError(f"{resume} is a run of {info.get('stage')}, not of {stage}")
-    if info.get("status") == "done":
-        raise PersonaError(f"{resume} is finished already", "start a new run without --resume")
-    recorded = replace(build(type(config), Path(resume) / "config.yaml", {}), out=resume, resume=resume)
-    for item in fields(config):
-        asked, there = getattr(config, item.name), getattr(recorded, item.name)
-        if asked not in (item.default, there):
-            raise PersonaError(
-                f"{item.name} is {there!r} in {resume} and stays so, got {asked!r}",
-                "leave the option out: a resumed run keeps its own",
-            )
+    recorded = recorded_config(config, stage)
+    if (read_info(Path(config.resume)) or {}).get("status") == "done":
+        raise PersonaError(f"{config.resume} is finished already", "start a new run without --resume")
     return recorded
 
 
@@ -220,16 +217,8 @@ def adapter_hash(folder: Path) -> str:
 @contextmanager
 def guarded(run: Run) -> Iterator[None]:
     """Leave ``run.json`` with a true status, whatever ends the block; meanwhile the machine stays awake."""
-    try:
-        with awake():
-            yield
-    except BaseException as error:
-        status = "stopped" if isinstance(error, Interrupted | KeyboardInterrupt) else "failed"
-        with suppress(OSError):  # a full disk: what it broke matters more
-            run.update_info(status=status, finished=time.time())
-        raise
-    finally:
-        run.close()
+    with closing(run), awake():
+        yield
 
 
 def _correct(planned: float, likely: float) -> None:

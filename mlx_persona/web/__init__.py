@@ -1,0 +1,1 @@
+"""Pages for the browser on this machine, and the server that shows them to nobody else."""
