@@ -215,7 +215,7 @@ def test_nothing_is_loaded_and_nothing_runs() -> None:
     assert "@import" not in style
     assert "prefers-color-scheme: dark" in style
     [policy] = [a["content"] for tag, a in Parsed(text).tags if tag == "meta" and "http-equiv" in a]
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def hostile(text: str) -> dict[str, Any]:
