@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.report.charts import PERSON
-from mlx_persona.report.figures import Figure, is_number
+from mlx_persona.report.figures import Document, Figure
 from mlx_persona.report.reading import Record
 
 Interval = tuple[Figure, Figure]
@@ -28,8 +29,13 @@ KNOWN = {
     "median_chars": ("reply length", "median, in characters", "one"),
     "stock_phrases": ("stock phrases", "of assistants, in a hundred replies", "one"),
     "cut_share": ("cut off", "replies that reached the token limit", "share"),
+    "attribution / share": ("taken for the person", "replies that a classifier attributes to them", "share"),
+    "attribution / interval": ("95 % interval", "of that share", "share"),
 }
-_SHOWN_ELSEWHERE = {"data", "n", "references", "loss_tokens", "floor", "figures", "replies"}
+# What an evaluation calls its columns.
+_COLUMNS = ("figures", "models")
+_SHOWN_ELSEWHERE = {"data", "n", "references", "loss_tokens", "floor", "replies", "notes", *_COLUMNS}
+_DEEPEST = 6
 _MOST_MORE = 200
 
 
@@ -65,19 +71,10 @@ class Card:
 
     @cached_property
     def figures(self) -> dict[str, dict[str, Figure | Interval]]:
-        """``figures[label][key]``: numbers, and pairs of numbers as intervals."""
+        """``figures[label][key]``: numbers, and pairs as intervals; ``a / b`` is the key of what lies deeper."""
         scores = self.run.scores
-        out: dict[str, dict[str, Figure | Interval]] = {}
-        for label in scores.mapping("figures"):
-            out[label] = {}
-            for key in scores.mapping("figures", label):
-                low, high = (scores.number("figures", label, key, i) for i in (0, 1))
-                figure = scores.number("figures", label, key)
-                if figure is not None:
-                    out[label][key] = figure
-                elif low is not None and high is not None:
-                    out[label][key] = (low, high)
-        return out
+        root = next((name for name in _COLUMNS if scores.mapping(name)), _COLUMNS[0])
+        return {label: dict(_walk(scores, (root, label), 2)) for label in scores.mapping(root)}
 
     @property
     def labels(self) -> list[str]:
@@ -86,43 +83,47 @@ class Card:
 
     def rows(self) -> list[Row]:
         """A row for each figure that anybody has; known ones first."""
+        return self._rows([key for key in self._keys() if key in KNOWN or "/" not in key])
+
+    def details(self) -> list[Row]:
+        """A row for each figure that lies deeper: what the style distance is made of, and the like."""
+        return self._rows([key for key in self._keys() if key not in KNOWN and "/" in key])
+
+    def _keys(self) -> list[str]:
         found = dict.fromkeys(key for column in self.figures.values() for key in column)
-        order = [*(key for key in KNOWN if key in found), *(key for key in found if key not in KNOWN)]
-        return [Row(*describe(key), [column.get(key) for column in self.figures.values()]) for key in order]
+        return [*(key for key in KNOWN if key in found), *(key for key in found if key not in KNOWN)]
 
-    def parts(self) -> list[Row]:
-        """What each feature adds to the style distance."""
-        scores = self.run.scores
-        labels = self.labels
-        names = dict.fromkeys(name for label in labels for name in scores.mapping("figures", label, "style_parts"))
-        return [
-            Row(name, "", "loss", [scores.number("figures", label, "style_parts", name) for label in labels])
-            for name in names
-        ]
+    def _rows(self, keys: Sequence[str]) -> list[Row]:
+        return [Row(*describe(key), [column.get(key) for column in self.figures.values()]) for key in keys]
 
-    def more(self) -> list[tuple[str, Figure]]:
-        """Every other figure of ``scores.json`` with its path, as far as they can be read on a page."""
-        out: list[tuple[str, Figure]] = []
-
-        def walk(keys: tuple[str | int, ...], value: Any) -> None:
-            if len(out) >= _MOST_MORE or len(keys) > 6:
-                return
-            if isinstance(value, Mapping):
-                for key, inner in value.items():
-                    walk((*keys, key), inner)
-            elif is_number(value):
-                out.append((" / ".join(map(str, keys)), Figure(value, self.run.scores.place(*keys))))
-
-        for key, value in self.run.scores.value.items():
-            if key not in _SHOWN_ELSEWHERE:
-                walk((key,), value)
-        return out
+    def more(self) -> list[tuple[str, Figure | Interval]]:
+        """Every other figure of ``scores.json`` with its path, as many as can be read on a page."""
+        found = (
+            one
+            for key in self.run.scores.mapping()
+            if key not in _SHOWN_ELSEWHERE
+            for one in _walk(self.run.scores, (key,), 0)
+        )
+        return list(islice(found, _MOST_MORE))
 
     def replies(self) -> list[Said]:
         """Prompts with everybody's replies: all that were written down, or those on the card; at most 25."""
         found = _lines(self.run) or self.run.scores.items("replies")
         step = max(1, -(-len(found) // MOST_REPLIES))
         return [one for value in found[::step] if (one := _said(value)) is not None]
+
+
+def _walk(scores: Document, keys: tuple[str, ...], named_from: int) -> Iterator[tuple[str, Figure | Interval]]:
+    """``(key, figure)`` of every number and interval below a path; a key is the path from ``named_from`` on."""
+    figure, name = scores.number(*keys), " / ".join(keys[named_from:])
+    pair = [scores.number(*keys, i) for i in range(len(scores.items(*keys)))]
+    if figure is not None:
+        yield name, figure
+    elif len(pair) == 2 and pair[0] is not None and pair[1] is not None:
+        yield name, (pair[0], pair[1])
+    elif len(keys) < _DEEPEST:
+        for key in scores.mapping(*keys):
+            yield from _walk(scores, (*keys, key), named_from)
 
 
 def describe(key: str) -> tuple[str, str, str]:

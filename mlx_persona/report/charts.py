@@ -8,8 +8,8 @@ from mlx_persona.report.figures import Figure, shown
 from mlx_persona.report.plots import Bar, Chart, Line, bar_chart, line_chart, smoothed
 from mlx_persona.report.reading import Record
 
-PERSON = "person"
-LABEL_COLOURS = {PERSON: "kept", "base": "d5", "sft": "bar", "dpo": "d1", "fused": "d0"}
+PERSON, OTHERS = "person", "others"
+LABEL_COLOURS = {PERSON: "kept", OTHERS: "d2", "base": "d5", "sft": "bar", "dpo": "d1", "fused": "d0"}
 RUN_COLOURS = ("bar", "d0", "d3", "d4", "d1", "d2")
 SMOOTH_NOTE = "Smoothed: a running mean of the training loss; what lies further back weighs less."
 Points = list[tuple[float, float]]

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 # In pixels. A chart of a pair of columns fits a phone as it is; the wide form of the main chart fills a page.
 NARROW, WIDE = (350, 220), (760, 300)
 ROW_HEIGHT = 30
+# Pixels around the axes: left (for six digits), right, bottom (for ticks and a name), top (for a power of ten).
+_MARGINS = (48, 8, 40, 18)
+# A longer name of a bar is cut; a letter is about so many pixels wide.
+_LONGEST, _LETTER = 16, 7
 # A line with more points than pixels only makes the page big.
 MOST_POINTS = 600
 _COLOURS = ("ink", "soft", "line", "bar", "kept", "bad", "d0", "d1", "d2", "d3", "d4", "d5")
@@ -129,7 +133,9 @@ def bar_chart(
         bars: a row each.
         floor: where a dashed line stands.
     """
-    with _axes(name, alt, (NARROW[0], 45 + ROW_HEIGHT * len(bars))) as (axes, out):
+    names = [_short(printable(bar.label)) for bar in bars]
+    margins = (12 + _LETTER * max(map(len, names)), 8, 30, 6)
+    with _axes(name, alt, (NARROW[0], 36 + ROW_HEIGHT * len(bars)), margins) as (axes, out):
         furthest = max([0.0, *(max(bar.value, *(bar.interval or (0.0,))) for bar in bars)])
         for row, bar in enumerate(bars):
             colour = _STAND_INS[bar.colour]
@@ -141,7 +147,7 @@ def bar_chart(
             axes.text(end + 0.02 * furthest, row, bar.shown, va="center", clip_on=False)
         if floor is not None:
             axes.axvline(floor, color=_STAND_INS["soft"], linewidth=1.2, linestyle=(0, (4, 3)), gid="floor")
-        axes.set_yticks(range(len(bars)), [printable(bar.label) for bar in bars])
+        axes.set_yticks(range(len(bars)), names)
         axes.tick_params(axis="y", labelcolor=_STAND_INS["ink"])
         axes.set_ylim(len(bars) - 0.5, -0.5)
         axes.set_xlim(0.0, 1.25 * furthest or 1.0)
@@ -153,9 +159,9 @@ def bar_chart(
 def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """The running mean of the values, in which those some steps back weigh less and less.
 
-    A point's weight falls to 1/e over a fifteenth of the series; the first mean is the first value.
+    A point's weight falls to 1/e over a fifteenth of the series, or three points; the first mean is the first value.
     """
-    decay = 1 - 1 / max(1.0, len(points) / 15)
+    decay = 1 - 1 / max(3.0, len(points) / 15)
     out, mean, weight = [], 0.0, 0.0
     for x, y in points:
         mean, weight = decay * mean + (1 - decay) * y, decay * weight + (1 - decay)
@@ -167,6 +173,11 @@ def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Every so many-th point and the last, so that there are at most about ``MOST_POINTS``."""
     step = -(-len(points) // MOST_POINTS)
     return [*points[: -1 : max(1, step)], *points[-1:]]
+
+
+def _short(name: str) -> str:
+    """The name of a bar, cut to what there is room for."""
+    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
 
 
 def _draw_line(axes: Axes, line: Line) -> None:
@@ -191,8 +202,12 @@ def _few_ticks(axes: Axes) -> None:
 
 
 @contextmanager
-def _axes(name: str, alt: str, size: tuple[int, int]) -> Iterator[tuple[Axes, list[str]]]:
+def _axes(
+    name: str, alt: str, size: tuple[int, int], margins: tuple[int, int, int, int] = _MARGINS
+) -> Iterator[tuple[Axes, list[str]]]:
     """Axes to draw on; the finished SVG is put into the list at the end.
+
+    Margins are given, since measuring what stands in them takes matplotlib longer than all the drawing.
 
     Raises:
         PersonaError: matplotlib is not installed.
@@ -207,8 +222,10 @@ def _axes(name: str, alt: str, size: tuple[int, int]) -> Iterator[tuple[Axes, li
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         # Fonts only matter for measuring text here; a sign that matplotlib's lacks, the browser's has.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure = Figure(figsize=(size[0] / 72, size[1] / 72), dpi=72, layout="constrained")
-        axes = figure.add_subplot()
+        (width, height), (left, right, bottom, top) = size, margins
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
+        axes = figure.add_axes(box)
         yield axes, out
         text = io.StringIO()
         figure.savefig(text, format="svg", transparent=True)

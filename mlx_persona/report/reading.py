@@ -297,4 +297,4 @@ def find_data(record: Record, option: str) -> tuple[Document | None, str]:
     if not train.is_file() or file_hash(train) != recorded:
         return None, f"{named} has changed since, so what it holds now is not what this run learned from"
     report = read_document(folder / "report.json")
-    return (None, f"of {named}: {report.problem}") if report.problem else (report, "")
+    return (None, f"in {named}, {report.problem}") if report.problem else (report, "")

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlx_persona.config import CardConfig, DpoConfig, FuseConfig, SftConfig
 from mlx_persona.report.card import Card, Cell, Row, Said, card_of, describe
-from mlx_persona.report.charts import PERSON, card_charts, comparison_charts, training_charts
+from mlx_persona.report.charts import OTHERS, PERSON, card_charts, comparison_charts, training_charts
 from mlx_persona.report.figures import Document, Figure, total
 from mlx_persona.report.plots import Chart
 from mlx_persona.report.reading import Record, find_data, find_eval, lineage
@@ -184,7 +184,7 @@ def _columns(named: Sequence[tuple[str, Record]], judged_by: Record | None) -> l
     for name, run in named:
         if run.stage == "eval" and run.scores.value:
             card = card_of(run)
-            out += [(f"{name} {label}", card, label) for label in card.labels if label != PERSON]
+            out += [(f"{name} {label}", card, label) for label in card.labels if label not in (PERSON, OTHERS)]
         elif scored := judged_by or find_eval(run):
             card = card_of(scored, run.key)
             out += [(name, card, label) for label in card.labels if label in card.own][:1]
