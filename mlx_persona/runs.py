@@ -156,7 +156,10 @@ def adapter_hash(folder: Path) -> str:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process is writing to this run directory: it holds the lock until it ends, however it ends."""
+    """Whether a process is writing to this run directory: it holds the lock until it ends, however it ends.
+
+    The answer is had by taking a shared lock for a moment, in which nobody can begin to write.
+    """
     try:
         lock = os.open(path, os.O_RDONLY)
     except OSError:

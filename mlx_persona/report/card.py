@@ -83,18 +83,11 @@ class Card:
 
     def rows(self) -> list[Row]:
         """A row for each figure that anybody has; known ones first."""
-        return self._rows([key for key in self._keys() if key in KNOWN or "/" not in key])
+        return table_rows(list(self.figures.values()))
 
     def details(self) -> list[Row]:
         """A row for each figure that lies deeper: what the style distance is made of, and the like."""
-        return self._rows([key for key in self._keys() if key not in KNOWN and "/" in key])
-
-    def _keys(self) -> list[str]:
-        found = dict.fromkeys(key for column in self.figures.values() for key in column)
-        return [*(key for key in KNOWN if key in found), *(key for key in found if key not in KNOWN)]
-
-    def _rows(self, keys: Sequence[str]) -> list[Row]:
-        return [Row(*describe(key), [column.get(key) for column in self.figures.values()]) for key in keys]
+        return table_rows(list(self.figures.values()), deep=True)
 
     def more(self) -> list[tuple[str, Figure | Interval]]:
         """Every other figure of ``scores.json`` with its path, as many as can be read on a page."""
@@ -126,9 +119,20 @@ def _walk(scores: Document, keys: tuple[str, ...], named_from: int) -> Iterator[
             yield from _walk(scores, (*keys, key), named_from)
 
 
-def describe(key: str) -> tuple[str, str, str]:
-    """``(name, meaning, form)`` of a figure."""
-    return KNOWN.get(key, (key.replace("_", " "), "", "plain"))
+def table_rows(columns: Sequence[Mapping[str, Figure | Interval]], deep: bool = False) -> list[Row]:
+    """A row for each figure that any column has, known ones first.
+
+    Args:
+        columns: the figures of each column.
+        deep: the figures that lie deeper and are not known, instead of the others.
+    """
+    found = dict.fromkeys(key for column in columns for key in column)
+    order = [*(key for key in KNOWN if key in found), *(key for key in found if key not in KNOWN)]
+    return [
+        Row(*KNOWN.get(key, (key.replace("_", " "), "", "plain")), [column.get(key) for column in columns])
+        for key in order
+        if ("/" in key and key not in KNOWN) is deep
+    ]
 
 
 def card_of(run: Record, own_key: str = "") -> Card:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlx_persona.config import CardConfig, DpoConfig, FuseConfig, SftConfig
-from mlx_persona.report.card import Card, Cell, Row, Said, card_of, describe
+from mlx_persona.report.card import Card, Row, Said, card_of, table_rows
 from mlx_persona.report.charts import OTHERS, PERSON, card_charts, comparison_charts, training_charts
 from mlx_persona.report.figures import Document, Figure, total
 from mlx_persona.report.plots import Chart
@@ -136,13 +136,9 @@ def _value(config: Document, name: str) -> str | Figure:
         return figure
     if isinstance(value, bool):
         return "on" if value else "off"
-    return (
-        "-"
-        if value is None or value in ("", [])
-        else ", ".join(map(str, value))
-        if isinstance(value, list)
-        else str(value)
-    )
+    if isinstance(value, list):
+        value = ", ".join(map(str, value))
+    return "-" if value is None or value == "" else str(value)
 
 
 def when(seconds: Figure | None) -> str:
@@ -168,7 +164,7 @@ def compare(runs: Sequence[Record], judged_by: Record | None = None) -> Comparis
         rows=[row for row in rows if any(row.cells)],
         options=_differences(runs),
         card_names=[name for name, _, _ in columns],
-        card_rows=_card_rows(columns),
+        card_rows=table_rows([card.figures[label] for _, card, label in columns]),
         said=_common_replies(columns),
         charts=[*comparison_charts(named), *card_charts(_person_and(columns))],
         notes=[*_warnings(named, columns), *(f"{name}: {note}" for name, run in named for note in run.notes)],
@@ -201,16 +197,6 @@ def _person_and(columns: Sequence[_Column]) -> dict[str, dict[str, Any]]:
 
 def _values(figures: dict[str, Any]) -> dict[str, float]:
     return {key: figure.value for key, figure in figures.items() if isinstance(figure, Figure)}
-
-
-def _card_rows(columns: Sequence[_Column]) -> list[Row]:
-    keys = dict.fromkeys(row.name for _, card, _ in columns for row in card.rows())
-    by_name = {describe(key)[0]: key for _, card, label in columns for key in card.figures[label]}
-    out = []
-    for key in (by_name[name] for name in keys if name in by_name):
-        cells: list[Cell] = [card.figures[label].get(key) for _, card, label in columns]
-        out.append(Row(*describe(key), cells))
-    return out
 
 
 def _common_replies(columns: Sequence[_Column]) -> list[Said]:
