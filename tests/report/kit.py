@@ -23,6 +23,7 @@ class Report(Parsed):
     """A report's figures, charts and remaining text.
 
     Attributes:
+        source: the page itself.
         figures: ``(value, place, shown)`` of every figure.
         rest: text that is no figure, no quotation, no name and no chart.
         series: ``data-series`` -> the paths in it, of every chart.
@@ -31,6 +32,7 @@ class Report(Parsed):
     QUOTED = ("data", "code", "bdi", "time", "dd", "svg", "title", "h3")
 
     def __init__(self, text: str) -> None:
+        self.source = text
         self.figures: list[tuple[str, str, str]] = []
         self.rest = ""
         self.quoted: list[str] = []

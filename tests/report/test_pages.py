@@ -71,9 +71,14 @@ def test_the_measure_of_shown_figures_measures(shown: str, value: float, right: 
 
 def test_charts_show_what_was_logged(here: Path, tmp_path: Path) -> None:
     """Every vertex of a line is the same linear map of an event's update and value."""
-    series = Report(written("runs/sft-1", out=str(tmp_path / "page.html"))).series
+    page = Report(written("runs/sft-1", out=str(tmp_path / "page.html")))
+    series = page.series
     run = here / "runs/sft-1"
     train, evals = events(run, "train"), events(run, "eval")
+    first, last = train[0]["loss"], train[-1]["loss"]
+    assert (
+        f"training {first:.4g} at update 1, {last:.4g} at update 6; held-out {evals[0]['loss']:.4g} at" in page.source
+    )
     wanted = {
         "training, each update": [(e["update"], e["loss"]) for e in train],
         "held-out": [(e["update"], e["loss"]) for e in evals],
@@ -105,6 +110,35 @@ def test_both_lines_of_a_chart_have_the_same_axes(here: Path, tmp_path: Path) ->
     x, y = np.array(heights).T
     slope, start = np.polyfit(x, y, 1)
     assert np.abs(slope * x + start - y).max() < 0.01
+
+
+def test_bars_are_as_long_as_their_figures(here: Path, tmp_path: Path) -> None:
+    """Style distances and their intervals, and losses, all on one scale from 0."""
+    page = Report(written("runs/eval-1", out=str(tmp_path / "page.html")))
+    figures = json.loads((here / "runs/eval-1/scores.json").read_text())["figures"]
+    distances = [column["style_distance"] for column in figures.values()]
+    losses = [column["loss"] for column in figures.values() if column["loss"] is not None]
+    charts = re.findall(r"<svg.*?</svg>", page.source, re.DOTALL)
+    assert len(charts) == 2
+    for chart, values in zip(charts, (distances, losses), strict=True):
+        series = Report(chart).series
+        spans = [_span(series[str(i)][0]) for i in range(len(values))]
+        start, scale = spans[0][0], (spans[0][1] - spans[0][0]) / values[0]
+        for value, (left, right) in zip(values, spans, strict=True):
+            assert (left, right) == (pytest.approx(start), pytest.approx(start + scale * value, abs=0.01))
+            assert f">{value:.3f}</text>" in chart
+        if values is distances:
+            assert _span(series["floor"][0]) == pytest.approx((start + scale * values[0],) * 2, abs=0.01)
+            for i, column in enumerate(figures.values()):
+                if column["style_interval"]:
+                    ends = [start + scale * end for end in column["style_interval"]]
+                    assert _span(series[f"interval-{i}"][0]) == pytest.approx(tuple(ends), abs=0.01)
+
+
+def _span(path: str) -> tuple[float, float]:
+    """From where to where a path reaches, in x."""
+    xs = [float(n) for n in re.findall(r"-?[\d.]+", path)][::2]
+    return min(xs), max(xs)
 
 
 def test_nothing_is_loaded_and_nothing_runs(page: str) -> None:
