@@ -40,7 +40,9 @@ def _environment() -> Environment:
         raise PersonaError("the report needs jinja2", "pip install 'mlx-persona[report]'") from error
 
     def clean(value: Any) -> Any:
-        return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        if isinstance(value, Markup):
+            return value
+        return printable(str(value)) if isinstance(value, str | Path) else value
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
