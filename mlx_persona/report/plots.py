@@ -33,7 +33,8 @@ MOST_POINTS = 600
 _COLOURS = ("ink", "soft", "line", "bar", "kept", "bad", "d0", "d1", "d2", "d3", "d4", "d5")
 _STAND_INS = {name: f"#0101{i:02x}" for i, name in enumerate(_COLOURS, 1)}
 _SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
-_STYLE = {
+# Newer matplotlib types its keys as literals.
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "font.size": 12.0,
