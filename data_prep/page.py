@@ -7,9 +7,10 @@ browser to load any. Whatever comes from the chats is escaped.
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from mlx_persona.pages import POLICY, STYLE, printable
 
 # Why a message is left out or not trained on, in a sentence.
 REASONS = {
@@ -75,40 +76,9 @@ LANGUAGES = {
 }
 MAX_BARS = 120
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-# What no page may hold, and half surrogate pairs, which no file can.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _COLOURS = 6
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c2128; --soft: #59636e; --line: #d8dee4; --bar: #2f6fbb;
-  --kept: #2e7d4f; --context: #2f6fbb; --bad: #c0362c;
-  --d0: #b7791f; --d1: #7b5ea7; --d2: #8c6d5a; --d3: #3f8a8c; --d4: #b0567f; --d5: #7d8590; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #12161b; --ink: #e3e8ee; --soft: #9aa5b1; --line: #303842; --bar: #5b9be6;
-    --kept: #4fae78; --context: #5b9be6; --bad: #e5695f;
-    --d0: #d9a347; --d1: #a78bd1; --d2: #b8957f; --d3: #62b3b5; --d4: #d67fa6; --d5: #9aa5b1; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 50rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
-h1 { font-size: 1.5rem; line-height: 1.25; margin: 1rem 0 .5rem; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .5rem; }
-p { margin: .5rem 0; }
-small, .soft, summary, th { color: var(--soft); font-size: .875rem; font-weight: normal; }
-code { font-size: .9em; }
-table { width: 100%; border-collapse: collapse; margin: .5rem 0; }
-th, td { text-align: left; vertical-align: top; padding: .35rem .5rem .35rem 0; border-bottom: 1px solid var(--line); }
-.n { text-align: right; overflow-wrap: normal; font-variant-numeric: tabular-nums; }
-td.n { white-space: nowrap; }
-td:first-child { min-width: 6.5rem; }
-small { display: block; }
-ul { margin: .25rem 0; padding-left: 1.2rem; }
-li { white-space: pre-wrap; overflow: hidden; unicode-bidi: isolate; }
-.wide { overflow-x: auto; }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem; margin: 1rem 0; }
-.facts div { border: 1px solid var(--line); border-radius: .5rem; padding: .5rem .75rem; }
-.facts b { display: block; font-size: 1.3rem; }
 .stack { display: flex; height: 1.75rem; border-radius: .4rem; overflow: hidden; }
-.swatch { display: inline-block; width: .8em; height: .8em; border-radius: .2em; margin-right: .4em; }
 .kept { background: var(--kept); } .context { background: var(--context); } .bad { background: var(--bad); }
 .d0 { background: var(--d0); } .d1 { background: var(--d1); } .d2 { background: var(--d2); }
 .d3 { background: var(--d3); } .d4 { background: var(--d4); } .d5 { background: var(--d5); }
@@ -140,9 +110,9 @@ def page(report: Mapping[str, Any]) -> str:
     body = "".join(f"<section><h2>{title}</h2>{text}</section>\n" for title, text in sections if text)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>Cleaned chats of {_who(report)}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        f"<title>Cleaned chats of {_who(report)}</title>\n<style>{STYLE}{_STYLE}</style>\n</head>\n"
         f"<body>\n{_headline(report)}\n{body}</body>\n</html>\n"
     )
 
@@ -378,4 +348,4 @@ def _percent(part: float, whole: float) -> str:
 
 def _text(value: str) -> str:
     """Text from anywhere, safe in elements and in attributes."""
-    return html.escape(_UNPRINTABLE.sub("\ufffd", value))
+    return html.escape(printable(value))

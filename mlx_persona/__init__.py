@@ -25,6 +25,7 @@ _WHERE = {
     "fuse": "mlx_persona.stages.fuse",
     "make_card": "mlx_persona.stages.card",
     "compare": "mlx_persona.web.compare",
+    "make_report": "mlx_persona.report.make",
     "bench": "mlx_persona.benchmarks.step",
     "doctor": "mlx_persona.backend",
     "selftest": "mlx_persona.selftest.run",
@@ -36,7 +37,7 @@ _WHERE = {
         f"{name}Config": "mlx_persona.config"
         for name in (
             *("Clean", "Augment", "Plan", "Sft", "Pairs", "Dpo", "Fuse"),
-            *("Generate", "Card", "Compare", "Bench", "Show", "Demo", "Doctor"),
+            *("Generate", "Card", "Compare", "Report", "Bench", "Show", "Demo", "Doctor"),
         )
     },
 }

@@ -29,6 +29,7 @@ from mlx_persona.settings import build
 Config = TypeVar("Config", bound=Any)
 RUNS = Path("runs")
 ADAPTER = "adapter"
+ADAPTER_FILES = ("adapter_config.json", "adapters.safetensors")
 
 
 def next_free(stage: str, root: Path = RUNS) -> Path:
@@ -100,7 +101,7 @@ def find_adapter(path: Path) -> Path | None:
     The checkpoints of a stacked run are none: they hold only the outer half.
     """
     for folder in (path, path / ADAPTER):
-        if (folder / "adapter_config.json").is_file():
+        if (folder / ADAPTER_FILES[0]).is_file():
             return folder
     checkpoints = sorted_checkpoints(path)
     if not checkpoints or (read_info(path) or {}).get("stacked"):
@@ -179,6 +180,32 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def adapter_hash(folder: Path) -> str:
+    """SHA-256 over an adapter's two files, in hex."""
+    digest = hashlib.sha256()
+    for name in ADAPTER_FILES:
+        digest.update(file_hash(folder / name).encode())
+    return digest.hexdigest()
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process is writing to this run directory: it holds the lock until it ends, however it ends.
+
+    The answer is had by taking a shared lock for a moment, in which nobody can begin to write.
+    """
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False
 
 
 class Run:

@@ -14,7 +14,20 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lowest first; within a layer modules may import one another.
 LAYERS = (
     (
-        *("errors", "cache", "blas", "heap", "files", "schema", "settings", "config", "ui", "runs", "model_names"),
+        *(
+            "errors",
+            "cache",
+            "blas",
+            "heap",
+            "files",
+            "pages",
+            "schema",
+            "settings",
+            "config",
+            "ui",
+            "runs",
+            "model_names",
+        ),
         *("awake", "backend"),
     ),
     ("tokens", "models"),
@@ -22,6 +35,7 @@ LAYERS = (
     ("evals", "planner"),
     ("stages",),
     ("benchmarks", "selftest"),
+    ("report",),
     ("web",),
     ("cleaning", "demo", "cli", "__main__"),
 )

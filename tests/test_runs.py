@@ -18,6 +18,7 @@ from mlx_persona.runs import (
     Run,
     claim,
     find_adapter,
+    is_held,
     newest,
     newest_fused,
     newest_model,
@@ -166,9 +167,12 @@ def test_a_lock_ends_with_its_process_however_that_ends(tmp_path: Path) -> None:
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(PersonaError, match="another process is writing to"):
             Run.reopen(tmp_path / "run")
+        assert is_held(tmp_path / "run")
         process.kill()
         assert process.wait() == -signal.SIGKILL
+    assert not is_held(tmp_path / "run")
     Run.reopen(tmp_path / "run").close()
+    assert not is_held(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": "talk",
     "eval": "measure",
     "compare": "compare",
+    "report": "report",
     "bench": "measure",
     "bench-loss": "measure",
     "bench-blocks": "measure",

@@ -25,7 +25,7 @@ from mlx_persona.config.measuring import (
     LossBenchConfig,
 )
 from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
-from mlx_persona.config.use import CardConfig, CompareConfig, FuseConfig, GenerateConfig, ShowConfig
+from mlx_persona.config.use import CardConfig, CompareConfig, FuseConfig, GenerateConfig, ReportConfig, ShowConfig
 
 __all__ = [
     "AUGMENT_TASKS",
@@ -51,6 +51,7 @@ __all__ = [
     "LossBenchConfig",
     "PairsConfig",
     "PlanConfig",
+    "ReportConfig",
     "ReviewConfig",
     "SftConfig",
     "ShowConfig",

@@ -109,6 +109,19 @@ class CompareConfig:
 
 
 @dataclass(frozen=True)
+class ReportConfig:
+    """A run as one HTML page, or several side by side."""
+
+    runs: tuple[str, ...] = option((), "runs to report on (default: the newest training run)", hidden=True)
+    out: str = option("", "file to write (default: report.html in the run, or beside the runs that are compared)")
+    eval: str = option("", "evaluation whose card to show (default: the newest that judged what the run made)")
+    open: bool = option(False, "open the page in the browser")
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class ShowConfig:
     """A conversation with the trained tokens coloured."""
 

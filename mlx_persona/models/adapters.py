@@ -19,8 +19,9 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_persona.errors import PersonaError
 from mlx_persona.models.dora import DoRALinear
 from mlx_persona.models.lora import LoRALinear
+from mlx_persona.runs import ADAPTER_FILES
 
-WEIGHTS, CONFIG = "adapters.safetensors", "adapter_config.json"
+CONFIG, WEIGHTS = ADAPTER_FILES
 # A mixture of experts is steered by these; adapting them destabilises it, and stock mlx-lm does.
 ROUTERS = frozenset({"gate", "router", "shared_expert_gate"})
 # How many norms are computed at once: MLX starts all of them together, and on a 16-bit base each

@@ -29,12 +29,11 @@ from mlx_persona.models.heads import RowLogits, row_logits
 from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.models.shared_prefix import can_share
 from mlx_persona.models.trained import find_trained
-from mlx_persona.runs import run_of
+from mlx_persona.runs import adapter_hash, run_of
 from mlx_persona.stages.budget import batches_load, pairs_load, prepare, run_work
 from mlx_persona.stages.pairs import make_pairs
 from mlx_persona.stages.training import (
     TrainResult,
-    adapter_hash,
     agree,
     announce,
     choose_adapter,

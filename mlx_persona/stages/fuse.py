@@ -30,11 +30,10 @@ from mlx_persona.files import new_folder, write_text
 from mlx_persona.models import adapters, merge
 from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.models.trained import Trained, find_trained
-from mlx_persona.runs import file_hash, git_revision, next_free
+from mlx_persona.runs import adapter_hash, file_hash, git_revision, next_free
 from mlx_persona.schema import Conversation
 from mlx_persona.settings import plain
 from mlx_persona.stages.model_card import model_card
-from mlx_persona.stages.training import adapter_hash
 from mlx_persona.tokens.batches import Row
 from mlx_persona.tokens.dataset import load_held_out
 from mlx_persona.tokens.render import Renderer

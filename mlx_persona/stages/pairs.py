@@ -28,9 +28,9 @@ from mlx_persona.generation.engine import Reply, Sampling, replies
 from mlx_persona.generation.job import REPORT, Kept, finish, finished, keeping, key_of
 from mlx_persona.models import adapters
 from mlx_persona.models.load import LoadedModel, identity, load_model, load_tokenizer, resolve_model
-from mlx_persona.runs import newest, resolve_adapter
+from mlx_persona.runs import adapter_hash, newest, resolve_adapter
 from mlx_persona.schema import Conversation, Message, Pair, write_jsonl
-from mlx_persona.stages.training import adapter_hash, agree
+from mlx_persona.stages.training import agree
 from mlx_persona.tokens.dataset import load_split
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.training.distributed import Group, joined

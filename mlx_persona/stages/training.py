@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -204,14 +203,6 @@ def _open_run(config: SftConfig | DpoConfig, info: dict[str, Any]) -> Run:
 def data_hashes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     """SHA-256 of the data files of a run."""
     return {name: file_hash(folder / f"{name}.jsonl") for name in names if (folder / f"{name}.jsonl").is_file()}
-
-
-def adapter_hash(folder: Path) -> str:
-    """SHA-256 over an adapter's two files."""
-    digest = hashlib.sha256()
-    for name in (adapters.CONFIG, adapters.WEIGHTS):
-        digest.update(file_hash(folder / name).encode())
-    return digest.hexdigest()
 
 
 @contextmanager

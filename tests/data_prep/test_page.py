@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -16,50 +15,13 @@ from data_prep.page import MAX_BARS, REASONS, REDACTED, _months, page
 from data_prep.report import EXAMPLE_CHARS, Ledger
 from data_prep.sessions import Turn
 from data_prep.sources import base
+from tests import pagekit
 from tests.data_prep.chats import ANNA, Cleaned, chat, good
-
-VOID = {"meta", "br", "hr", "img", "link", "input"}
-EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'><b>&amp; &lt;"
+from tests.pagekit import EVIL
 
 
-class Parsed(HTMLParser):
-    """The elements of a page, which must be closed in the order in which they were opened."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.items: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """A tag, each of whose attributes stands once."""
-        assert len({name for name, _ in attrs}) == len(attrs)
-        self.tags.append((tag, dict(attrs)))
-        if tag == "li":
-            self.items.append("")
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        """The end of the element that was opened last."""
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        """Text, unless it is a style."""
-        if "style" in self.open:
-            return
-        self.texts.append(data)
-        if "li" in self.open:
-            self.items[-1] += data
-
-    @property
-    def text(self) -> str:
-        """What a reader sees."""
-        return " ".join(" ".join(self.texts).split())
+class Parsed(pagekit.Parsed):
+    """The page of a cleaning."""
 
     @property
     def headings(self) -> list[str]:
@@ -215,7 +177,7 @@ def test_nothing_is_loaded_and_nothing_runs() -> None:
     assert "@import" not in style
     assert "prefers-color-scheme: dark" in style
     [policy] = [a["content"] for tag, a in Parsed(text).tags if tag == "meta" and "http-equiv" in a]
-    assert policy == "default-src 'none'; style-src 'unsafe-inline'"
+    assert policy == "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
 def hostile(text: str) -> dict[str, Any]:

@@ -23,11 +23,10 @@ from mlx_persona.config import FuseConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.models import adapters, load, merge
 from mlx_persona.models.adapters import AdapterSpec
-from mlx_persona.runs import file_hash
+from mlx_persona.runs import adapter_hash, file_hash
 from mlx_persona.schema import Conversation, Message, write_jsonl
 from mlx_persona.stages import fuse as stage
 from mlx_persona.stages.fuse import fuse
-from mlx_persona.stages.training import adapter_hash
 from tests.toy import save_adapter
 
 TOKENS = mx.array([[3, 14, 15, 92, 65, 35]])
