@@ -25,6 +25,7 @@ COMMANDS = {
     "chat": "talk",
     "generate": "talk",
     "eval": "measure",
+    "probe": "probe",
     "bench": "measure",
     "bench-loss": "measure",
     "bench-blocks": "measure",

@@ -25,6 +25,7 @@ CONFIGS = {
     "fuse": (config.FuseConfig, "mlx-persona fuse"),
     "generate": (config.GenerateConfig, "mlx-persona chat and mlx-persona generate"),
     "eval": (config.CardConfig, "mlx-persona eval"),
+    "probe": (config.ProbeConfig, "mlx-persona probe"),
     "bench": (config.BenchConfig, "mlx-persona bench"),
     "bench-loss": (config.LossBenchConfig, "mlx-persona bench-loss"),
     "bench-blocks": (config.BlocksBenchConfig, "mlx-persona bench-blocks"),

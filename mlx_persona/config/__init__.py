@@ -25,7 +25,7 @@ from mlx_persona.config.measuring import (
     LossBenchConfig,
 )
 from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
-from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ShowConfig
+from mlx_persona.config.use import CardConfig, FuseConfig, GenerateConfig, ProbeConfig, ShowConfig
 
 __all__ = [
     "AUGMENT_TASKS",
@@ -50,6 +50,7 @@ __all__ = [
     "LossBenchConfig",
     "PairsConfig",
     "PlanConfig",
+    "ProbeConfig",
     "ReviewConfig",
     "SftConfig",
     "ShowConfig",
