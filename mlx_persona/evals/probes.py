@@ -35,7 +35,8 @@ SETS = ("probes", "work")
 GATE = "corruption"
 # What the quick form asks of each group: one in so many.
 QUICK_SHARE = 5
-_PLACEHOLDER = re.compile(r" ?\{(\w+)\}")
+# With the comma and the blank before it, which go where nothing stands for it.
+_PLACEHOLDER = re.compile(r",? ?\{(\w+)\}")
 _PHRASES = ("holds", "yields", "invents", "wanted", "stray", "fails", "needs")
 _REMEMBERED = "You remember about the person that you are talking to:"
 

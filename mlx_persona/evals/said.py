@@ -29,7 +29,8 @@ _NO_NEGATION = re.compile(
 )
 _REFUTED_AFTER = re.compile(
     r"\s*(?:is|was|are|were|s|being)?\s*(?:just |simply |actually |still |really )?"
-    r"(?:isnt|wasnt|arent|not|wrong|false|incorrect|untrue|nonsense|mistaken|a myth)(?!\w)(?! only)"
+    r"(?:(?:isnt|wasnt|arent|not)(?= ?(?:right|correct|true|it|so|the|$|[.,;!?]))"
+    r"|(?:wrong|false|incorrect|untrue|nonsense|mistaken|a myth)(?!\w))"
 )
 
 
