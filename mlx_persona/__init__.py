@@ -24,6 +24,7 @@ _WHERE = {
     "dpo": "mlx_persona.stages.dpo",
     "fuse": "mlx_persona.stages.fuse",
     "make_card": "mlx_persona.stages.card",
+    "plant_canaries": "mlx_persona.stages.canaries",
     "probe": "mlx_persona.stages.probe",
     "bench": "mlx_persona.benchmarks.step",
     "doctor": "mlx_persona.backend",
@@ -36,7 +37,7 @@ _WHERE = {
         f"{name}Config": "mlx_persona.config"
         for name in (
             *("Clean", "Augment", "Plan", "Sft", "Pairs", "Dpo", "Fuse"),
-            *("Generate", "Card", "Probe", "Bench", "Show", "Demo", "Doctor"),
+            *("Generate", "Card", "Probe", "Canaries", "Bench", "Show", "Demo", "Doctor"),
         )
     },
 }

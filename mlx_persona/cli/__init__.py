@@ -26,6 +26,7 @@ COMMANDS = {
     "generate": "talk",
     "eval": "measure",
     "probe": "probe",
+    "canaries": "probe",
     "bench": "measure",
     "bench-loss": "measure",
     "bench-blocks": "measure",

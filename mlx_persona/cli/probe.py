@@ -1,4 +1,4 @@
-"""``probe``."""
+"""``probe`` and ``canaries``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 from mlx_persona import ui
 from mlx_persona.cli.options import command
-from mlx_persona.config import ProbeConfig
+from mlx_persona.config import CanariesConfig, ProbeConfig
 from mlx_persona.errors import PersonaError
 
 
@@ -27,6 +27,17 @@ def _probe(config: ProbeConfig, as_json: bool, run: str | None) -> None:
     ui.text_out(str(folder))
 
 
+def _canaries(config: CanariesConfig, as_json: bool) -> None:
+    from mlx_persona.stages.canaries import plant_canaries
+
+    planted = plant_canaries(config)
+    if as_json:
+        ui.json_out({"path": config.out, "n": len(planted)})
+        return
+    ui.info(f"next: mlx-persona sft --extra {config.out}, then mlx-persona probe --canaries {config.out}")
+    ui.text_out(config.out)
+
+
 _RUN = click.Argument(["run"], required=False)
 
 commands: dict[str, click.Command] = {
@@ -36,5 +47,11 @@ commands: dict[str, click.Command] = {
         _probe,
         "Ask a trained model and its base probes of character and questions of knowledge, and score what rules can.",
         [_RUN],
+    ),
+    "canaries": command(
+        "canaries",
+        CanariesConfig,
+        _canaries,
+        "Make up secrets to train on, for which probe asks the trained model.",
     ),
 }

@@ -26,6 +26,7 @@ CONFIGS = {
     "generate": (config.GenerateConfig, "mlx-persona chat and mlx-persona generate"),
     "eval": (config.CardConfig, "mlx-persona eval"),
     "probe": (config.ProbeConfig, "mlx-persona probe"),
+    "canaries": (config.CanariesConfig, "mlx-persona canaries"),
     "bench": (config.BenchConfig, "mlx-persona bench"),
     "bench-loss": (config.LossBenchConfig, "mlx-persona bench-loss"),
     "bench-blocks": (config.BlocksBenchConfig, "mlx-persona bench-blocks"),

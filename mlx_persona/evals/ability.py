@@ -37,10 +37,8 @@ _TENS = {
     for value, word in enumerate(("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"), 2)
 }
 _WORD = "|".join(sorted((*_UNITS, *_TENS), key=len, reverse=True))
-_NUMBER = re.compile(
-    r"(?P<digits>(?<![\w.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-−]?\.\d+)"
-    rf"|(?<!\w)(?P<words>(?:minus )?(?:(?:{_WORD}|hundred)(?:[ -]and)?[ -]?)+)(?!\w)"
-)
+_DIGITS = re.compile(r"(?<![\w.])[-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|(?<![\w.])[-−]?\.\d+")
+_SPELLED = re.compile(rf"(?<!\w)(?:minus )?(?:(?:{_WORD}|hundred)(?:[ -]and)?[ -]?)+(?!\w)")
 
 
 @dataclass(frozen=True)
@@ -125,15 +123,11 @@ def _compile(check: str, wanted: Any, reject: Sequence[str]) -> None:
             raise PersonaError(f"code must be Python, got {code!r}")
 
 
-def numbers_in(text: str) -> list[tuple[int, float]]:
-    """``(place, value)`` of the numbers in a text, in digits or in English words up to 999."""
-    found = []
-    for match in _NUMBER.finditer(text.casefold()):
-        if digits := match["digits"]:
-            found.append((match.start(), float(digits.replace(",", "").replace("−", "-"))))
-        elif (value := _spelled(match["words"])) is not None:
-            found.append((match.start(), value))
-    return found
+def numbers_in(text: str) -> tuple[list[float], list[float]]:
+    """The numbers in a text, in order: those in digits, and those in English words up to 999."""
+    digits = [float(match[0].replace(",", "").replace("−", "-")) for match in _DIGITS.finditer(text)]
+    spelled = [_spelled(match[0]) for match in _SPELLED.finditer(text.casefold())]
+    return digits, [value for value in spelled if value is not None]
 
 
 def _spelled(words: str) -> float | None:
@@ -154,12 +148,18 @@ def _spelled(words: str) -> float | None:
 
 
 def _right_number(item: Item, reply: str) -> bool:
-    """The answer is what follows the last "="; else the first number that the question does not hold."""
-    if "=" in reply and (after := numbers_in(reply.rsplit("=", 1)[1])):
-        return after[0][1] == item.wanted
-    asked = {value for _, value in numbers_in(item.ask)}
-    said = [value for _, value in numbers_in(reply) if value not in asked]
-    return bool(said) and said[0] == item.wanted
+    """The answer is what follows the last "="; else the first number that the question does not hold.
+
+    Words count where nothing is in digits: "one" is mostly no number.
+    """
+    after = numbers_in(reply.rsplit("=", 1)[1])[0] if "=" in reply else []
+    if after:
+        return after[0] == item.wanted
+    asked = {value for found in numbers_in(item.ask) for value in found}
+    for found in numbers_in(reply):
+        if said := [value for value in found if value not in asked]:
+            return said[0] == item.wanted
+    return False
 
 
 def _right_phrase(item: Item, reply: str) -> bool:

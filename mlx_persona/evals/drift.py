@@ -17,10 +17,12 @@ import numpy as np
 from mlx_persona.evals.parity import batch_log_probs, kl
 from mlx_persona.models.adapters import set_strength
 from mlx_persona.models.heads import row_logits
-from mlx_persona.tokens.batches import Row, make_row, ordered_batches
+from mlx_persona.tokens.batches import Row, collate, make_row, ordered_batches
+from mlx_persona.training.objectives import row_log_probs
 
 # Two sets of log-probabilities over the vocabulary are held at once.
 BATCH = 2
+LOSS_BATCH = 8
 # A reply surprises that the base model finds less likely than this share of its own.
 USUAL = 0.95
 
@@ -91,22 +93,20 @@ def mean_kl(model: nn.Module, rows: Sequence[Row], on_batch: OnBatch | None = No
 
 
 def row_losses(model: nn.Module, rows: Sequence[Row], on_batch: OnBatch | None = None) -> list[float]:
-    """Mean cross-entropy of each row's marked tokens, in nats; 0 for a row that has none.
+    """Mean cross-entropy of each row's marked tokens, in nats.
 
     Args:
         model: any mlx-lm model, as it is.
-        rows: the rows.
+        rows: each with at least one marked token.
         on_batch: called with the number of rows that were just scored.
     """
     logits = row_logits(model)
     losses = [0.0] * len(rows)
-    marked = [i for i, row in enumerate(rows) if row.targets]
-    for members in ordered_batches([len(rows[i].ids) for i in marked], BATCH):
-        batch = [rows[marked[i]] for i in members]
-        scored = np.asarray(-_at_targets(batch_log_probs(model, logits, batch), batch))  # (P,)
-        ends = np.cumsum([row.targets for row in batch])
-        for i, part in zip(members, np.split(scored, ends[:-1]), strict=True):
-            losses[marked[i]] = float(part.mean(dtype=np.float64))
+    for members in ordered_batches([len(row.ids) for row in rows], LOSS_BATCH):
+        batch = {key: mx.array(value) for key, value in collate([rows[i] for i in members]).items()}
+        sums, counts = row_log_probs(logits, model, batch, len(members))
+        for i, loss in zip(members, np.asarray(-sums / counts).tolist(), strict=True):
+            losses[i] = loss
         if on_batch:
             on_batch(len(members))
     return losses

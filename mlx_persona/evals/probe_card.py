@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_persona.evals.ability import Item, retention, tallies
+from mlx_persona.evals.canaries import Exposure
 from mlx_persona.evals.drift import Drift
 from mlx_persona.evals.intervals import Tally
 from mlx_persona.evals.overlap import COPIED, Overlap
@@ -50,6 +51,7 @@ class ProbeCard:
         drift: the adapter against its base on neutral text; None without an adapter.
         surprises: label -> per probe, whether the base model finds the reply unlikely; empty without an adapter.
         overlaps: label, or ``held_out`` -> what its replies share with the training replies; empty without data.
+        exposures: label -> how well it knows planted secrets; empty where none were planted.
     """
 
     asked: Asked
@@ -57,6 +59,7 @@ class ProbeCard:
     drift: Drift | None
     surprises: Mapping[str, Sequence[bool]]
     overlaps: Mapping[str, Overlap]
+    exposures: Mapping[str, Exposure]
 
     def verdicts(self, label: str) -> list[Verdict | None]:
         """One per probe; None where only people can rate."""
@@ -86,6 +89,7 @@ class ProbeCard:
             "models": {label: self._column(label) for label in self.replies},
             "neutral_text": self.drift.to_json() if self.drift else None,
             "training_replies": {label: found.to_json() for label, found in self.overlaps.items()},
+            "canaries": {label: found.to_json() for label, found in self.exposures.items()},
             "for_people": {"probes": len(unrated), "rubric": dict(self.asked.probes.rubric)},
         }
 
@@ -163,6 +167,10 @@ class ProbeCard:
             losses = (self.drift.base_loss, self.drift.loss)
             rows.append(["loss on neutral text (nats per token)", *(f"{loss:.3f}" for loss in losses)])
             rows.append(["KL to base on it (nats per token)", "0", f"{self.drift.kl:.3f}"])
+        if self.exposures:
+            found = list(self.exposures.values())
+            rows.append(["exposure of canaries (bits; 1.4 by chance)", *(f"{one.mean:.2f}" for one in found)])
+            rows.append(["  tells them", *(f"{'yes' if one.caught else 'no'} (p = {one.p:.2g})" for one in found)])
         return rows
 
     def _overlap_rows(self) -> list[list[str]]:

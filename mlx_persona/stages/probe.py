@@ -8,6 +8,7 @@ Replies are kept as they are written, in ``partial.jsonl``; the same command con
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mlx_persona.awake import awake
 from mlx_persona.config import ProbeConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.evals.ability import Item, read_items
+from mlx_persona.evals.canaries import Canary, Exposure
 from mlx_persona.evals.drift import Drift, bypassed, mean_kl, row_losses, surprising, text_rows
 from mlx_persona.evals.overlap import Overlap, overlap
 from mlx_persona.evals.probe_card import HELD_OUT, Asked, ProbeCard
@@ -27,6 +29,7 @@ from mlx_persona.models import adapters
 from mlx_persona.models.load import LoadedModel, identity, load_model, load_tokenizer, resolve_model
 from mlx_persona.runs import RUNS, claim
 from mlx_persona.schema import Conversation, Message
+from mlx_persona.stages.canaries import measure_exposure, read_canaries
 from mlx_persona.stages.training import adapter_hash
 from mlx_persona.tokens.batches import Row, evenly, make_row
 from mlx_persona.tokens.dataset import load_held_out, load_split
@@ -46,7 +49,17 @@ class _Job:
     asked: Asked
     prompts: tuple[tuple[int, ...], ...]
     labels: tuple[str, ...]
+    canaries: tuple[list[Canary], int] | None
     key: str
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What only the models themselves can tell; see :class:`ProbeCard`."""
+
+    drift: Drift | None
+    surprises: dict[str, list[bool]]
+    exposures: dict[str, Exposure]
 
 
 def probe(config: ProbeConfig, root: Path = RUNS) -> tuple[ProbeCard, Path]:
@@ -62,8 +75,9 @@ def probe(config: ProbeConfig, root: Path = RUNS) -> tuple[ProbeCard, Path]:
     job = _plan(config)
     known = _known_replies(Path(config.data), len(job.asked.chosen))
     folder = Path(config.out) if config.out else waiting(root.glob("probe-*"), job.key) or claim("probe", root)
-    written, drift, surprises = _ask(config, job, folder)
-    card = ProbeCard(job.asked, written, drift, surprises, _overlaps(job, written, known))
+    written, found = _ask(config, job, folder)
+    overlaps = _overlaps(job, written, known)
+    card = ProbeCard(job.asked, written, found.drift, found.surprises, overlaps, found.exposures)
     about = {
         "model": job.model,
         "adapter": str(job.adapter) if job.adapter else None,
@@ -101,7 +115,8 @@ def _plan(config: ProbeConfig) -> _Job:
         "sampling": [config.max_tokens, config.temperature, config.top_p, config.seed],
     }
     labels = (BASE, ADAPTED) if adapter else (ALONE,)
-    return _Job(model, adapter, system, asked, prompts, labels, key_of(depends))
+    canaries = read_canaries(Path(config.canaries)) if config.canaries else None
+    return _Job(model, adapter, system, asked, prompts, labels, canaries, key_of(depends))
 
 
 def _items(named: str) -> list[Item]:
@@ -122,10 +137,8 @@ def _asked(config: ProbeConfig, probes: ProbeSet | None, items: Sequence[Item], 
     return Asked(probes, tuple(chosen), tuple(asked_items), tuple(prompts), config.quick)
 
 
-def _ask(
-    config: ProbeConfig, job: _Job, folder: Path
-) -> tuple[dict[str, list[Reply]], Drift | None, dict[str, list[bool]]]:
-    """The replies by label (those kept from before, and the missing ones), and what only the model can tell."""
+def _ask(config: ProbeConfig, job: _Job, folder: Path) -> tuple[dict[str, list[Reply]], _Measured]:
+    """The replies by label (those kept from before, and the missing ones), and what is measured on the models."""
     n = len(job.prompts)
     with awake(), keeping(folder, job.key, n * len(job.labels), "probes") as kept:
         loaded = load_model(job.model)
@@ -134,12 +147,30 @@ def _ask(
                 adapters.load_adapter(loaded.model, job.adapter, loaded.identity)
             _write(config, job, loaded, kept, place * n)
         written = {label: [kept.written[place * n + i] for i in range(n)] for place, label in enumerate(job.labels)}
-        if job.adapter is None:
-            return written, None, {}
-        rows = _neutral_rows(loaded, config.quick)
-        with ui.progress("neutral text", len(rows)) as bar:
-            drift = mean_kl(loaded.model, rows, bar.advance)
-        return written, drift, _surprises(job, loaded, written)
+        return written, _measure(config, job, loaded, written)
+
+
+def _measure(config: ProbeConfig, job: _Job, loaded: LoadedModel, written: dict[str, list[Reply]]) -> _Measured:
+    """Canaries on any model; the rest compares an adapter, which is on now, with its base."""
+    exposures = _exposures(job, loaded)
+    if job.adapter is None:
+        return _Measured(None, {}, exposures)
+    rows = _neutral_rows(loaded, config.quick)
+    with ui.progress("neutral text", len(rows)) as bar:
+        drift = mean_kl(loaded.model, rows, bar.advance)
+    return _Measured(drift, _surprises(job, loaded, written), exposures)
+
+
+def _exposures(job: _Job, loaded: LoadedModel) -> dict[str, Exposure]:
+    """How well each model knows the planted secrets, if there are any."""
+    if job.canaries is None:
+        return {}
+    planted, seed = job.canaries
+    found = {}
+    for label in job.labels:
+        with bypassed(loaded.model) if label == BASE else nullcontext():
+            found[label] = measure_exposure(loaded, planted, seed, job.system, f"canaries: {label}")
+    return found
 
 
 def _write(config: ProbeConfig, job: _Job, loaded: LoadedModel, kept: Kept, first: int) -> None:
