@@ -68,7 +68,7 @@ class Exposure:
 
     @property
     def mean(self) -> float:
-        """Mean exposure, in bits; 1.44 by chance."""
+        """Mean exposure, in bits; about 1.4 by chance."""
         return sum(self.bits) / len(self.bits)
 
     @property

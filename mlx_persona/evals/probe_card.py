@@ -137,6 +137,9 @@ class ProbeCard:
                 rows.append([f"{title}: {count} replies to rate", *("replies.jsonl" for _ in labels)])
             else:
                 rows.append([title, *(scored[label][name].shown() for label in labels)])
+            if CATEGORIES[name].best > 1:
+                strays = [score_counts(self.asked.chosen, self.verdicts(label), name)[0] for label in labels]
+                rows.append(["  brings up what does not belong", *map(str, strays)])
             if name == GATE:
                 rows.append(["  gate", *(self._gate(label, scored[label][name].n) for label in labels)])
         return rows
