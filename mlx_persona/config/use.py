@@ -85,6 +85,11 @@ class ProbeConfig:
     system: str | None = option(None, "system message (default: the one trained with)")
     data: str = option("data/clean", "train.jsonl and held-out replies, to find copied ones; need not exist")
     canaries: str = option("", "folder that mlx-persona canaries wrote and sft --extra was given (default: none)")
+    judge: str = option(
+        "",
+        "rates voice and naturalness: a server with OpenAI's protocol, like http://127.0.0.1:80/v1 (default: none)",
+    )
+    judge_model: str = option("", "which model of the judge's (default: the first that it names)")
     max_tokens: int = option(96, "longest reply, in tokens", minimum=1)
     temperature: float = option(0.8, "sampling temperature of probes (0: greedy); questions are greedy", minimum=0.0)
     top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)

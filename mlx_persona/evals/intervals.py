@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
@@ -52,3 +53,12 @@ class Tally:
             return "-"
         low, high = wilson(self.hits, self.n)
         return f"{self.hits}/{self.n} ({100 * low:.0f}-{100 * high:.0f} %)"
+
+
+def mean_interval(values: Sequence[float], z: float = Z95) -> tuple[float, float]:
+    """``(mean, half width)`` of a normal interval of the mean; the half width of a single value is infinite."""
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return mean, math.inf
+    spread = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return mean, z * math.sqrt(spread / len(values))

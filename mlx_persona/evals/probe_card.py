@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from mlx_persona.evals.ability import Item, retention, tallies
 from mlx_persona.evals.canaries import Exposure
 from mlx_persona.evals.drift import Drift
-from mlx_persona.evals.intervals import Tally
+from mlx_persona.evals.intervals import Tally, mean_interval
 from mlx_persona.evals.overlap import COPIED, Overlap
 from mlx_persona.evals.probes import CATEGORIES, GATE, Probe, ProbeSet, category_tallies, score_counts
 from mlx_persona.evals.verdicts import Verdict
@@ -52,6 +53,7 @@ class ProbeCard:
         surprises: label -> per probe, whether the base model finds the reply unlikely; empty without an adapter.
         overlaps: label, or ``held_out`` -> what its replies share with the training replies; empty without data.
         exposures: label -> how well it knows planted secrets; empty where none were planted.
+        ratings: label -> probe's id -> dimension -> the judge's score from 1 to 5; empty without a judge.
     """
 
     asked: Asked
@@ -60,6 +62,7 @@ class ProbeCard:
     surprises: Mapping[str, Sequence[bool]]
     overlaps: Mapping[str, Overlap]
     exposures: Mapping[str, Exposure]
+    ratings: Mapping[str, Mapping[str, Mapping[str, float]]]
 
     def verdicts(self, label: str) -> list[Verdict | None]:
         """One per probe; None where only people can rate."""
@@ -90,6 +93,7 @@ class ProbeCard:
             "neutral_text": self.drift.to_json() if self.drift else None,
             "training_replies": {label: found.to_json() for label, found in self.overlaps.items()},
             "canaries": {label: found.to_json() for label, found in self.exposures.items()},
+            "judge": {label: self._rated(label) for label in self.ratings},
             "for_people": {"probes": len(unrated), "rubric": dict(self.asked.probes.rubric)},
         }
 
@@ -110,6 +114,15 @@ class ProbeCard:
             "surprises": self._surprises(label).to_json() if label in self.surprises else None,
             "cut": Tally(sum(reply.cut for reply in self.replies[label]), len(self.replies[label])).to_json(),
         }
+
+    def _rated(self, label: str) -> dict[str, dict[str, Any]]:
+        """The judge's mean per dimension, and the half width of its 95 % interval (None for a single reply)."""
+        out = {}
+        for dimension in self.asked.probes.rubric:
+            scores = [given[dimension] for given in self.ratings[label].values()]
+            mean, half = mean_interval(scores)
+            out[dimension] = {"mean": mean, "half_width": half if math.isfinite(half) else None, "n": len(scores)}
+        return out
 
     def _surprises(self, label: str) -> Tally:
         return Tally(sum(self.surprises[label]), len(self.surprises[label]))
@@ -170,6 +183,10 @@ class ProbeCard:
             losses = (self.drift.base_loss, self.drift.loss)
             rows.append(["loss on neutral text (nats per token)", *(f"{loss:.3f}" for loss in losses)])
             rows.append(["KL to base on it (nats per token)", "0", f"{self.drift.kl:.3f}"])
+        rated = [self._rated(label) for label in self.ratings]
+        for dimension in self.asked.probes.rubric if rated else ():
+            shown = [_shown(one[dimension]) for one in rated]
+            rows.append([f"judge: {dimension.replace('_', ' ')} (1 to 5)", *shown])
         if self.exposures:
             found = list(self.exposures.values())
             rows.append(["exposure of canaries (bits; 1.4 by chance)", *(f"{one.mean:.2f}" for one in found)])
@@ -207,6 +224,9 @@ class ProbeCard:
         ]
         for line, surprise in zip(scores, self.surprises.get(label, ()), strict=False):
             line["surprise"] = surprise
+        for probe, line in zip(self.asked.chosen, scores, strict=True):
+            if ratings := self.ratings.get(label, {}).get(probe.id):
+                line["judge"] = dict(ratings)
         scores += [{"score": int(ok), "why": "right" if ok else "wrong"} for ok in self.right(label)]
         return [{**reply._asdict(), **score} for reply, score in zip(self.replies[label], scores, strict=True)]
 
@@ -220,3 +240,8 @@ class ProbeCard:
         write_text(folder / "replies.jsonl", "".join(map(dump_line, self.lines())))
         scores = {**about, **self.to_json()}
         write_text(folder / "scores.json", json.dumps(scores, ensure_ascii=False, indent=2) + "\n")
+
+
+def _shown(rated: Mapping[str, Any]) -> str:
+    half = rated["half_width"]
+    return f"{rated['mean']:.2f}" + ("" if half is None else f" ± {half:.2f}")

@@ -19,9 +19,10 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.evals.ability import Item, read_items
 from mlx_persona.evals.canaries import Canary, Exposure
 from mlx_persona.evals.drift import Drift, bypassed, mean_kl, row_losses, surprising, text_rows
+from mlx_persona.evals.judge import Judge
 from mlx_persona.evals.overlap import Overlap, overlap
 from mlx_persona.evals.probe_card import HELD_OUT, Asked, ProbeCard
-from mlx_persona.evals.probes import ProbeSet, quick_part, read_probes, shipped
+from mlx_persona.evals.probes import CATEGORIES, ProbeSet, quick_part, read_probes, shipped
 from mlx_persona.generation.chat import find_model
 from mlx_persona.generation.engine import Reply, Sampling, replies
 from mlx_persona.generation.job import PARTIAL, Kept, keeping, key_of, waiting
@@ -69,15 +70,17 @@ def probe(config: ProbeConfig, root: Path = RUNS) -> tuple[ProbeCard, Path]:
         The scores, and the folder that they were written to.
 
     Raises:
-        PersonaError: no model, no adapter, nothing to ask, or a file of probes or questions with a mistake.
+        PersonaError: no model, no adapter, nothing to ask, a file of probes or questions with a mistake, or a judge
+            that does not answer (the replies are kept).
         Interrupted: after KeyboardInterrupt; the replies so far are kept.
     """
     job = _plan(config)
+    judge = Judge(config.judge, config.judge_model) if config.judge else None  # before anything is written
     known = _known_replies(Path(config.data), len(job.asked.chosen))
     folder = Path(config.out) if config.out else waiting(root.glob("probe-*"), job.key) or claim("probe", root)
     written, found = _ask(config, job, folder)
-    overlaps = _overlaps(job, written, known)
-    card = ProbeCard(job.asked, written, found.drift, found.surprises, overlaps, found.exposures)
+    overlaps, ratings = _overlaps(job, written, known), _ratings(judge, job, folder, written)
+    card = ProbeCard(job.asked, written, found.drift, found.surprises, overlaps, found.exposures, ratings)
     about = {
         "model": job.model,
         "adapter": str(job.adapter) if job.adapter else None,
@@ -86,6 +89,7 @@ def probe(config: ProbeConfig, root: Path = RUNS) -> tuple[ProbeCard, Path]:
         "ability": config.ability,
         "sampling": {"max_tokens": config.max_tokens, "temperature": config.temperature, "top_p": config.top_p},
         "seed": config.seed,
+        "judged_by": {"url": config.judge, "model": config.judge_model} if config.judge else None,
     }
     card.write(folder, about)
     (folder / PARTIAL).unlink(missing_ok=True)
@@ -208,6 +212,29 @@ def _surprises(job: _Job, loaded: LoadedModel, written: dict[str, list[Reply]]) 
         with ui.progress(f"surprise: {label}", len(rows)) as bar, bypassed(loaded.model):
             losses[label] = row_losses(loaded.model, rows, bar.advance)
     return {label: surprising(losses[label], losses[BASE]) for label in job.labels}
+
+
+def _ratings(
+    judge: Judge | None, job: _Job, folder: Path, written: dict[str, list[Reply]]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """What the judge, if the user named one, thinks of the replies that no rule can score."""
+    places = [i for i, one in enumerate(job.asked.chosen) if CATEGORIES[one.category].rule is None]
+    if judge is None or not places:
+        return {}
+    judge.keep_in(folder)
+    rubric = job.asked.probes.rubric
+    total = len(job.labels) * len(places) * len(rubric)
+    ui.info(f"sending {len(job.labels) * len(places)} replies to the judge, {total} questions")
+    ratings: dict[str, dict[str, dict[str, float]]] = {label: {} for label in job.labels}
+    with ui.progress("judge", total) as bar:
+        for label in job.labels:
+            for i in places:
+                given = ratings[label][job.asked.chosen[i].id] = {}
+                for dimension, meaning in rubric.items():
+                    rating = judge.rate(dimension, meaning, job.asked.prompts[i], written[label][i].text)
+                    given[dimension] = rating.score
+                    bar.advance()
+    return ratings
 
 
 def _known_replies(folder: Path, count: int) -> tuple[list[str], list[str]] | None:

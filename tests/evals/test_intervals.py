@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mlx_persona.evals.intervals import Z95, Tally, wilson
+from mlx_persona.evals.intervals import Z95, Tally, mean_interval, wilson
 
 
 def test_the_ends_solve_the_equation_that_defines_them() -> None:
@@ -40,3 +40,10 @@ def test_a_tally_shows_its_interval() -> None:
     assert Tally(0, 0).shown() == "-"
     assert Tally(0, 0).share is None
     assert Tally(1, 4).to_json() == {"hits": 1, "n": 4, "share": 0.25, "interval": list(wilson(1, 4))}
+
+
+def test_the_mean_of_ratings_has_a_normal_interval() -> None:
+    """1, 3 and 5 spread by 2, so the half width is z * 2 / sqrt(3)."""
+    assert mean_interval([1.0, 3.0, 5.0]) == (3.0, pytest.approx(Z95 * 2 / math.sqrt(3)))
+    assert mean_interval([4.0, 4.0]) == (4.0, 0.0)
+    assert mean_interval([4.0]) == (4.0, math.inf)

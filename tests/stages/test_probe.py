@@ -18,11 +18,13 @@ from mlx_persona import cli
 from mlx_persona.config import ProbeConfig
 from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.evals.intervals import Tally
+from mlx_persona.evals.judge import Judge
 from mlx_persona.generation.engine import Reply
 from mlx_persona.models import adapters
 from mlx_persona.models.load import load_model
 from mlx_persona.stages import probe as stage
 from mlx_persona.stages.probe import probe
+from tests.judge_kit import playing, text
 from tests.toy import SAYS, save_adapter, write_data
 
 
@@ -181,6 +183,40 @@ def test_a_model_alone_has_one_column_and_nothing_to_compare(
     assert scores["models"]["model"]["retention"] is None
     assert scores["models"]["model"]["surprises"] is None
     assert list(scores["models"]["model"]["probes"]) == ["cliche"]
+
+
+def test_a_judge_rates_what_no_rule_can_and_a_stop_costs_no_question(
+    config: Callable[..., ProbeConfig], tmp_path: Path
+) -> None:
+    with playing() as server:
+        server.answer = lambda body: (200, text("4")) if len(server.asked) <= 10 else (200, text("hm"))
+        options = {"judge": server.url, "ability": "none"}
+        with pytest.raises(PersonaError, match="must answer with a digit"):
+            probe(config(**options), tmp_path / "runs")
+        server.answer = lambda body: (200, text("2", {"2": 0.5, "3": 0.5}))
+        card, folder = probe(config(**options), tmp_path / "runs")
+        asked = len(server.asked)
+    assert folder == tmp_path / "runs" / "probe-1"
+    assert asked == 1 + 2 * 6 * 6  # one answer was nonsense; the ten before it are kept
+    rated = json.loads((folder / "scores.json").read_text())["judge"]
+    scores = {label: [one["mean"] for one in rated[label].values()] for label in ("base", "adapted")}
+    assert sum(scores["base"]) * 6 == pytest.approx(10 * 4.0 + 26 * 2.5)
+    assert scores["adapted"] == [2.5] * 6
+    assert [line["adapted"]["judge"]["honesty"] for line in replies_of(folder)[:6]] == [2.5] * 6
+    assert all("judge" not in line["base"] for line in replies_of(folder)[6:])
+    shown = {row[0]: row for row in card.table()[1]}
+    assert shown["judge: honesty (1 to 5)"][2] == "2.50 ± 0.00"
+
+
+def test_a_judge_that_is_not_there_is_noticed_before_anything_is_asked(
+    config: Callable[..., ProbeConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "Judge", lambda url, model: Judge(url, model, lambda seconds: None))
+    with playing() as server:
+        gone = server.url
+    with pytest.raises(PersonaError, match="does not answer"):
+        probe(config(judge=gone), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_nothing_to_ask_is_an_error(config: Callable[..., ProbeConfig], tmp_path: Path) -> None:
