@@ -104,10 +104,7 @@ class Judge:
                 return self._rating(self._send("chat/completions", {**body, "logprobs": True, "top_logprobs": 10}))
             except _Refused:
                 self._logprobs = False
-        try:
-            return self._rating(self._send("chat/completions", body))
-        except _Refused as refusal:
-            raise PersonaError(f"the judge at {self._url} refuses: {refusal.message}") from refusal
+        return self._rating(self._send("chat/completions", body))
 
     def _rating(self, value: Any) -> Rating:
         """The score in a server's answer."""
@@ -135,7 +132,7 @@ class Judge:
             headers["Authorization"] = f"Bearer {secret}"
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self._url}/{path}", data, headers)
-        problem = ""
+        problem, refuses = "", f"the judge at {self._url} refuses"
         for attempt in range(ATTEMPTS):
             if attempt:
                 self._sleep(2.0 ** (attempt - 1))
@@ -145,9 +142,9 @@ class Judge:
             except urllib.error.HTTPError as error:
                 problem = f"status {error.code}: {_reason(error)}"
                 if error.code in (401, 403, 404):
-                    raise PersonaError(f"the judge at {self._url} refuses: {problem}", f"{_ALIVE}; {KEY}") from error
+                    raise PersonaError(f"{refuses}: {problem}", f"check the address, and the key in {KEY}") from error
                 if error.code < 500 and error.code != 429:
-                    raise _Refused(problem) from error
+                    raise _Refused(f"{refuses}: {problem}") from error
             except (OSError, ValueError) as error:  # nobody there, too slow, not JSON
                 problem = str(getattr(error, "reason", error)) or type(error).__name__
         raise PersonaError(f"the judge at {self._url} does not answer: {problem}", _ALIVE)
@@ -158,7 +155,8 @@ class _Refused(PersonaError):  # noqa: N818  (what the user is told, as its pare
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
-    text = error.read(500).decode("utf-8", "replace")
+    with error:
+        text = error.read(500).decode("utf-8", "replace")
     return " ".join(text.split())[:200] or str(error.reason)
 
 

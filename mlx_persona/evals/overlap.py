@@ -58,7 +58,7 @@ def shared_runs(texts: Sequence[str], corpus: Sequence[str]) -> list[tuple[str, 
     """
     asked, known = [words(text) for text in texts], [words(text) for text in corpus]
     best: list[tuple[str, ...]] = [()] * len(asked)
-    left = range(len(asked))
+    left: Sequence[int] = range(len(asked))
     length = 1
     while left and known:
         runs = {run for i in left for run in _runs(asked[i], length)}
@@ -70,7 +70,7 @@ def shared_runs(texts: Sequence[str], corpus: Sequence[str]) -> list[tuple[str, 
                 rest.append(text)
         for i in left:
             best[i] = next((run for run in _runs(asked[i], length) if run in hits), best[i])
-        left, known = [i for i in left if len(best[i]) == length], rest  # type: ignore[assignment]
+        left, known = [i for i in left if len(best[i]) == length], rest
         length += 1
     return best
 

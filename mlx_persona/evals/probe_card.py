@@ -106,9 +106,10 @@ class ProbeCard:
             for name, tally in scored.items()
         }
         first = next(iter(self.replies))
+        passed = False if failed else None if self.asked.quick else True  # a part of them cannot pass it
         return {
             "probes": probes,
-            "gate": {"passed": not failed, "failed": failed, "n": scored[GATE].n} if GATE in scored else None,
+            "gate": {"passed": passed, "failed": failed, "n": scored[GATE].n} if GATE in scored else None,
             "ability": {kind: tally.to_json() for kind, tally in tallies(self.asked.items, right).items()},
             "retention": None if label == first else retention(self.right(first), right).to_json(),
             "surprises": self._surprises(label).to_json() if label in self.surprises else None,
@@ -159,7 +160,9 @@ class ProbeCard:
 
     def _gate(self, label: str, n: int) -> str:
         failed = self.failed(label)
-        return f"failed: {', '.join(failed)}" if failed else f"passed all {n}" + (" asked" if self.asked.quick else "")
+        if failed:
+            return f"failed: {', '.join(failed)}"
+        return f"none of {n} fails" if self.asked.quick else f"passed all {n}"
 
     def _ability_rows(self, labels: Sequence[str]) -> list[list[str]]:
         if not self.asked.items:

@@ -73,7 +73,7 @@ def test_everything_is_asked_scored_and_written(config: Callable[..., ProbeConfi
     for label in ("base", "adapted"):
         gate = scores["models"][label]["gate"]
         failed = [line["id"] for line in lines if line["group"] == "corruption" and not line[label]["score"]]
-        assert gate == {"passed": not failed, "failed": failed, "n": 2}
+        assert gate == {"passed": False if failed else None, "failed": failed, "n": 2}
         right = [line[label]["score"] for line in lines if line["set"] == "ability"]
         assert scores["models"][label]["ability"]["all"]["hits"] == sum(right)
         surprises = [line[label]["surprise"] for line in lines if line["set"] == "probes"]
