@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,7 +146,7 @@ class Judge:
                     raise PersonaError(f"{refuses}: {problem}", f"check the address, and the key in {KEY}") from error
                 if error.code < 500 and error.code != 429:
                     raise _Refused(f"{refuses}: {problem}") from error
-            except (OSError, ValueError) as error:  # nobody there, too slow, not JSON
+            except (OSError, HTTPException, ValueError) as error:  # nobody there, too slow, not JSON
                 problem = str(getattr(error, "reason", error)) or type(error).__name__
         raise PersonaError(f"the judge at {self._url} does not answer: {problem}", _ALIVE)
 

@@ -143,8 +143,8 @@ def uses_memory(reply: str, wanted: Sequence[str], stray: Sequence[str]) -> Verd
         return Verdict(0, f"brings up: {strays[0].words}")
     if not wanted:
         return Verdict(2, "brings up nothing, rightly")
-    used = asserted(wanted, text)
-    return Verdict(2, f"uses: {used}") if used else Verdict(1, "uses nothing")
+    used = find(wanted, text)  # negated too: "isn't your exam on Friday?"
+    return Verdict(2, f"uses: {used[0].words}") if used else Verdict(1, "uses nothing")
 
 
 def stays_itself(
