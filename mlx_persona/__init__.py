@@ -26,6 +26,8 @@ _WHERE = {
     "make_card": "mlx_persona.stages.card",
     "compare": "mlx_persona.web.compare",
     "make_report": "mlx_persona.report.make",
+    "plant_canaries": "mlx_persona.stages.canaries",
+    "probe": "mlx_persona.stages.probe",
     "bench": "mlx_persona.benchmarks.step",
     "doctor": "mlx_persona.backend",
     "selftest": "mlx_persona.selftest.run",
@@ -37,7 +39,7 @@ _WHERE = {
         f"{name}Config": "mlx_persona.config"
         for name in (
             *("Clean", "Augment", "Plan", "Sft", "Pairs", "Dpo", "Fuse"),
-            *("Generate", "Card", "Compare", "Report", "Bench", "Show", "Demo", "Doctor"),
+            *("Generate", "Card", "Probe", "Canaries", "Compare", "Report", "Bench", "Show", "Demo", "Doctor"),
         )
     },
 }

@@ -27,6 +27,8 @@ COMMANDS = {
     "eval": "measure",
     "compare": "compare",
     "report": "report",
+    "probe": "probe",
+    "canaries": "probe",
     "bench": "measure",
     "bench-loss": "measure",
     "bench-blocks": "measure",

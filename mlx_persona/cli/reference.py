@@ -27,6 +27,8 @@ CONFIGS = {
     "eval": (config.CardConfig, "mlx-persona eval"),
     "compare": (config.CompareConfig, "mlx-persona compare"),
     "report": (config.ReportConfig, "mlx-persona report"),
+    "probe": (config.ProbeConfig, "mlx-persona probe"),
+    "canaries": (config.CanariesConfig, "mlx-persona canaries"),
     "bench": (config.BenchConfig, "mlx-persona bench"),
     "bench-loss": (config.LossBenchConfig, "mlx-persona bench-loss"),
     "bench-blocks": (config.BlocksBenchConfig, "mlx-persona bench-blocks"),

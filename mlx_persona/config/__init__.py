@@ -9,6 +9,7 @@ from mlx_persona.config.data import (
     CSV_COLUMNS,
     SOURCES,
     AugmentConfig,
+    CanariesConfig,
     CleanConfig,
     PairsConfig,
     ReviewConfig,
@@ -25,7 +26,15 @@ from mlx_persona.config.measuring import (
     LossBenchConfig,
 )
 from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
-from mlx_persona.config.use import CardConfig, CompareConfig, FuseConfig, GenerateConfig, ReportConfig, ShowConfig
+from mlx_persona.config.use import (
+    CardConfig,
+    CompareConfig,
+    FuseConfig,
+    GenerateConfig,
+    ProbeConfig,
+    ReportConfig,
+    ShowConfig,
+)
 
 __all__ = [
     "AUGMENT_TASKS",
@@ -36,6 +45,7 @@ __all__ = [
     "AugmentConfig",
     "BenchConfig",
     "BlocksBenchConfig",
+    "CanariesConfig",
     "CardConfig",
     "CleanBenchConfig",
     "CleanConfig",
@@ -51,6 +61,7 @@ __all__ = [
     "LossBenchConfig",
     "PairsConfig",
     "PlanConfig",
+    "ProbeConfig",
     "ReportConfig",
     "ReviewConfig",
     "SftConfig",

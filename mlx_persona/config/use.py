@@ -122,6 +122,40 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class ProbeConfig:
+    """Probes of character and questions of knowledge, to a trained model and its base."""
+
+    adapter: str = option("", "adapter or run to ask; 'none' for a model alone (default: the newest run)")
+    model: str = option("", MODEL_HELP + " (default: the one the adapter was made for)")
+    probes: str = option(
+        "probes", "what to ask: the shipped probes or work, a YAML file of your own in the same form, or none"
+    )
+    ability: str = option(
+        "ability", "questions that are right or wrong: the shipped ability, a JSONL file of your own, or none"
+    )
+    quick: bool = option(False, "a fifth of everything, evenly spread")
+    name: str = option("", "what the probes call the person (default: nothing)")
+    topic: str = option("music", "what the person likes to talk about")
+    system: str | None = option(None, "system message (default: the one trained with)")
+    data: str = option("data/clean", "train.jsonl and held-out replies, to find copied ones; need not exist")
+    canaries: str = option("", "folder that mlx-persona canaries wrote and sft --extra was given (default: none)")
+    judge: str = option(
+        "",
+        "rates voice and naturalness: a server with OpenAI's protocol, like http://127.0.0.1:80/v1 (default: none)",
+    )
+    judge_model: str = option("", "which model of the judge's (default: the first that it names)")
+    max_tokens: int = option(96, "longest reply, in tokens", minimum=1)
+    temperature: float = option(0.8, "sampling temperature of probes (0: greedy); questions are greedy", minimum=0.0)
+    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
+    batch_size: int = option(64, "replies written at once", minimum=1)
+    out: str = option("", "folder to write to (default: the next free runs/probe-<n>)")
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class ShowConfig:
     """A conversation with the trained tokens coloured."""
 

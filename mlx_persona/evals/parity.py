@@ -15,7 +15,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_persona import ui
-from mlx_persona.models.heads import row_logits
+from mlx_persona.models.heads import RowLogits, row_logits
 from mlx_persona.schema import Conversation
 from mlx_persona.tokens.batches import Row, collate, evenly, ordered_batches
 from mlx_persona.tokens.dataset import conversation_rows
@@ -113,10 +113,15 @@ def _log_probs(model: nn.Module, rows: Sequence[Row], title: str) -> Iterator[mx
     groups = ordered_batches([len(row.ids) for row in rows], BATCH)
     with ui.progress(title, len(groups)) as bar:
         for group in groups:
-            batch = collate([rows[i] for i in group])
-            positions = batch["positions"][batch["weights"].astype(bool)]
-            found = logits(model, mx.array(batch["tokens"]), mx.array(positions))
-            found = found - mx.logsumexp(found, axis=-1, keepdims=True)
+            found = batch_log_probs(model, logits, [rows[i] for i in group])
             mx.eval(found)
             yield found
             bar.advance()
+
+
+def batch_log_probs(model: nn.Module, logits: RowLogits, rows: Sequence[Row]) -> mx.array:
+    """Log-probabilities (P, V) of the next token at the marked positions of one batch, row after row."""
+    batch = collate(rows)
+    positions = batch["positions"][batch["weights"].astype(bool)]
+    found = logits(model, mx.array(batch["tokens"]), mx.array(positions))
+    return found - mx.logsumexp(found, axis=-1, keepdims=True)

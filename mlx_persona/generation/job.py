@@ -45,6 +45,11 @@ def finish(out: Path, key: str, report: dict[str, Any]) -> None:
     (out / PARTIAL).unlink(missing_ok=True)
 
 
+def waiting(folders: Iterable[Path], key: str) -> Path | None:
+    """The first of these folders in which a job with this key was interrupted."""
+    return next((folder for folder in sorted(folders) if _read(folder / PARTIAL, key) is not None), None)
+
+
 class Kept:
     """The replies of a job by number, ``written`` so far, and the file that they are kept in."""
 
@@ -85,7 +90,7 @@ def keeping(out: Path, key: str, total: int, title: str) -> Iterator[Kept]:
         Interrupted: after KeyboardInterrupt in the block; no reply that is whole is lost.
     """
     path = out / PARTIAL
-    written = {n: reply for n, reply in _read(path, key).items() if 0 <= n < total}
+    written = {n: reply for n, reply in (_read(path, key) or {}).items() if 0 <= n < total}
     write_text(path, dump_line({"key": key}) + "".join(_line(n, r) for n, r in written.items()))
     if written:
         ui.info(f"continuing: {len(written)} of {total} replies were written before")
@@ -102,15 +107,15 @@ def _line(number: int, reply: Reply) -> str:
     return dump_line({"reply": number, **reply._asdict()})
 
 
-def _read(path: Path, key: str) -> dict[int, Reply]:
-    """Replies kept from an interrupted job with this key; a last line that was cut off is left out."""
+def _read(path: Path, key: str) -> dict[int, Reply] | None:
+    """Replies kept from an interrupted job with this key, or None; a last line that was cut off is left out."""
     written: dict[int, Reply] = {}
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError:
-        return written
+        return None
     if lines[0] != dump_line({"key": key}).strip():
-        return written
+        return None
     for line in lines[1:]:
         try:
             value = json.loads(line)
