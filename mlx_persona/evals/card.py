@@ -256,5 +256,3 @@ class _Scores:
                 loaded, prompts, sampling, batch_size=config.batch_size, on_reply=lambda *_: bar.advance()
             )
         self.said[label] = Said([reply.text.strip() for reply in replies], [reply.cut for reply in replies], loss)
-
-
