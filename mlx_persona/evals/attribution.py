@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlx_persona.errors import PersonaError
+from mlx_persona.evals.intervals import wilson
 from mlx_persona.schema import PLACEHOLDER, Conversation
 
 if TYPE_CHECKING:
@@ -45,10 +46,7 @@ class Share:
     @classmethod
     def of(cls, count: int, n: int) -> Share:
         """``count`` of ``n`` (at least 1)."""
-        z = 1.959964  # the normal distribution's 97.5 % point
-        middle = (count + z * z / 2) / (n + z * z)
-        half = z / (n + z * z) * math.sqrt(count * (n - count) / n + z * z / 4)
-        return cls(count / n, (max(0.0, middle - half), min(1.0, middle + half)), n)
+        return cls(count / n, wilson(count, n), n)
 
 
 @dataclass(frozen=True)

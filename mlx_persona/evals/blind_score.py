@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from mlx_persona.evals.blind import CHOICE, SIDES, TIE, A, B, Session
+from mlx_persona.evals.intervals import wilson
 
 REAL = "real"
-# Two-sided 95 % of a normal distribution, in standard deviations.
-_Z = 1.959963984540054
 _RESAMPLES = 2000
 _ALPHA = 0.05
 
@@ -179,17 +178,6 @@ def share_of(times: int, of: int) -> Share:
     if of == 0:
         return Share(0, 0, None, None, None)
     return Share(times, of, times / of, wilson(times, of), binomial_p(times, of))
-
-
-def wilson(times: int, of: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson, JASA 22, 1927, 209-212); ``of`` at least 1.
-
-    It stays within 0 and 1 and holds its level for few answers, where the usual plus-minus does not.
-    """
-    rate, z2 = times / of, _Z**2
-    centre = (rate + z2 / (2 * of)) / (1 + z2 / of)
-    half = _Z / (1 + z2 / of) * math.sqrt(rate * (1 - rate) / of + z2 / (4 * of**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def binomial_p(times: int, of: int) -> float:

@@ -28,10 +28,9 @@ from mlx_persona.generation.engine import Reply, Sampling, replies
 from mlx_persona.generation.job import PARTIAL, Kept, keeping, key_of, waiting
 from mlx_persona.models import adapters
 from mlx_persona.models.load import LoadedModel, identity, load_model, load_tokenizer, resolve_model
-from mlx_persona.runs import RUNS, claim
+from mlx_persona.runs import RUNS, adapter_hash, claim
 from mlx_persona.schema import Conversation, Message
 from mlx_persona.stages.canaries import measure_exposure, read_canaries
-from mlx_persona.stages.training import adapter_hash
 from mlx_persona.tokens.batches import Row, evenly, make_row
 from mlx_persona.tokens.dataset import load_held_out, load_split
 from mlx_persona.tokens.render import Renderer

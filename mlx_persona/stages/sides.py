@@ -21,8 +21,7 @@ from mlx_persona.model_names import local_path
 from mlx_persona.models.adapters import detach, load_adapter
 from mlx_persona.models.load import identity, load_model, resolve_model
 from mlx_persona.models.trained import find_trained
-from mlx_persona.runs import find_adapter, read_info, resolve_adapter
-from mlx_persona.stages.training import adapter_hash
+from mlx_persona.runs import adapter_hash, find_adapter, read_info, resolve_adapter
 from mlx_persona.tokens.batches import evenly
 from mlx_persona.tokens.dataset import load_held_out
 from mlx_persona.tokens.render import Renderer

@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import binomtest
 
 from mlx_persona.evals.blind import Session
-from mlx_persona.evals.blind_score import Share, binomial_p, score, share_of, wilson
+from mlx_persona.evals.blind_score import Share, binomial_p, score, share_of
+from mlx_persona.evals.intervals import wilson
 from tests.evals.test_blind import pressed, session
 
 LABELS = {"a": "base", "b": "sft-1"}
