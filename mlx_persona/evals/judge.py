@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.schema import Message, dump_line
@@ -29,6 +30,7 @@ ATTEMPTS = 3
 TIMEOUT = 60.0  # seconds for one answer
 # Where the digits have less probability than this together, the judge did not mean to give one.
 _MASS = 0.5
+_HERE = ("127.0.0.1", "::1", "localhost")
 _SCALE = "12345"
 _DIGIT = re.compile(r"(?<![\d.])[1-5](?![\d.]*\d)")
 # How tokenizers write a space or a line's end before a token, in servers that tell tokens as they are in there.
@@ -66,7 +68,14 @@ class Judge:
         self._kept = ""
         self._known: dict[str, Rating] = {}
         self._logprobs = True
+        # What is meant for this machine must not go through a proxy that the environment names for the network.
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({} if self.here else None)).open
         self.model = model or self._first_model()
+
+    @property
+    def here(self) -> bool:
+        """Whether the address is this machine's own."""
+        return urlsplit(self.url).hostname in _HERE
 
     def keep_in(self, folder: Path, again: str = AGAIN) -> None:
         """Keep all answers in ``judge.jsonl`` of a folder, and take those that are there already as given.
@@ -162,7 +171,7 @@ class Judge:
             if attempt:
                 self._sleep(2.0 ** (attempt - 1))
             try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                with self._open(request, timeout=TIMEOUT) as answer:
                     return json.loads(answer.read())
             except urllib.error.HTTPError as error:
                 problem = f"status {error.code}: {_reason(error)}"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from mlx_persona import ui
 from mlx_persona.errors import Interrupted
@@ -18,8 +17,6 @@ from mlx_persona.evals.judge import Judge
 from mlx_persona.evals.probes import SETS, read_probes
 from mlx_persona.schema import Message
 from mlx_persona.stages.compare import Comparison
-
-_HERE = ("127.0.0.1", "::1", "localhost")
 
 
 class _Question(NamedTuple):
@@ -56,7 +53,7 @@ def rate_replies(comparison: Comparison, judge: Judge) -> None:
     every = [_Question(i, side, name) for i in items for side in SIDES for name in rubric]
     missing = [question for question in every if not judge.knows(*put(question))]
     if missing:
-        _say_what_is_sent(comparison, judge.url, len(missing), len(every))
+        _say_what_is_sent(comparison, judge, len(missing), len(every))
     done = len(every) - len(missing)
     try:
         with ui.progress("judge", len(every), done) as bar:
@@ -75,15 +72,14 @@ def rate_replies(comparison: Comparison, judge: Judge) -> None:
     comparison.take_ratings(Ratings(judge.url, judge.model, rubric, scores, by_probability))
 
 
-def _say_what_is_sent(comparison: Comparison, url: str, missing: int, every: int) -> None:
+def _say_what_is_sent(comparison: Comparison, judge: Judge, missing: int, every: int) -> None:
     """Before anything is sent: what, to whom, and in how many questions."""
     real = "; one side is what the person really wrote" if REAL in comparison.labels.values() else ""
     known = f" ({every - missing} are answered already)" if missing < every else ""
-    sent = (
-        f"sending to {url}: {len(SIDES) * len(comparison.session.items)} replies{real}, and what was said before them "
-        f"in the held-out conversations, in {missing} questions{known}"
-    )
-    if urlsplit(url).hostname in _HERE:
+    replies = f"{len(SIDES) * len(comparison.session.items)} replies{real}"
+    before = "what was said before them in the held-out conversations"
+    sent = f"sending to {judge.url}: {replies}, and {before}, in {missing} questions{known}"
+    if judge.here:
         ui.info(sent)
     else:
         ui.warn(f"{sent}; this is another machine")

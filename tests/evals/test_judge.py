@@ -167,6 +167,18 @@ def test_nobody_there_is_an_error(waits: list[float]) -> None:
         Judge("localhost:80", "")
 
 
+def test_what_is_meant_for_this_machine_goes_through_no_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with playing() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        here = Judge(server.url, "")
+        assert rate(here).score == 3
+        assert (here.here, len(server.asked), proxy.asked) == (True, 1, [])
+        far = Judge("http://judge.invalid/v1", "named")
+        assert rate(far).score == 3
+        assert (far.here, len(proxy.asked)) == (False, 1)
+
+
 def test_a_key_is_sent_where_there_is_one(judge: Judge, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(KEY, raising=False)
     rate(judge, "a")

@@ -197,7 +197,7 @@ def test_it_says_before_sending_what_is_sent(
 def test_another_machine_is_called_one(capsys: pytest.CaptureFixture[str]) -> None:
     with resumed(finished()) as comparison:
         for url, other in (("https://judge.example/v1", True), ("http://localhost:80/v1", False)):
-            judging._say_what_is_sent(comparison, url, 2, 6)
+            judging._say_what_is_sent(comparison, Judge(url, "named"), 2, 6)
             shown = told(capsys)
             assert "in 2 questions (4 are answered already)" in shown
             assert ("this is another machine" in shown) == other
