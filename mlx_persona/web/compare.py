@@ -48,7 +48,7 @@ def compare(config: CompareConfig) -> tuple[Result, str]:
     failed: PersonaError | Interrupted | None = None
     with listening(config.port) as sock, opened(config) as comparison:
         if not comparison.session.done:
-            site = CompareSite(comparison)
+            site = CompareSite(comparison, judge is not None)
             try:
                 serve(site.app(), sock, open_browser=config.open, what="compare at", on_start=site.when_done)
             except KeyboardInterrupt:
@@ -69,10 +69,13 @@ def compare(config: CompareConfig) -> tuple[Result, str]:
 
 
 class CompareSite:
-    """What the page asks for and is told. It never learns which side is which before the end."""
+    """What the page asks for and is told. It never learns which side is which before the end.
 
-    def __init__(self, comparison: Comparison) -> None:
-        self._comparison, self._shipped = comparison, shipped_rubric()
+    ``judge``: whether a judge is asked once the page is done with.
+    """
+
+    def __init__(self, comparison: Comparison, judge: bool = False) -> None:
+        self._comparison, self._judge, self._shipped = comparison, judge, shipped_rubric()
         self._stop: Stop = lambda: None
         self._leaving: asyncio.TimerHandle | None = None
 
@@ -104,7 +107,8 @@ class CompareSite:
         return HTMLResponse(shown.html, headers={"content-security-policy": shown.policy})
 
     def _now(self) -> dict[str, Any]:
-        return state_of(self._comparison, self._shipped)
+        state = state_of(self._comparison, self._shipped)
+        return {**state, "judge": self._judge} if "result" in state else state
 
     async def _state(self, request: Request) -> Response:
         self._stay()

@@ -258,13 +258,13 @@ def test_a_finished_comparison_is_told_without_a_page(folder: Path, monkeypatch:
 def test_a_stop_before_the_end_says_how_to_go_on_and_one_at_the_end_is_the_end(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "serve", answering("1t", stop=True))
+    monkeypatch.setattr(web, "serve", answering("1t", True, []))
     with pytest.raises(Interrupted) as stop:
         compare(CompareConfig(resume=str(folder), open=False))
     assert stop.value.message == "stopped: 2 of 4 items are answered and kept"
     assert stop.value.hint == f"go on with: mlx-persona compare --resume {folder}"
     assert json.loads((folder / "run.json").read_text())["status"] == "stopped"
-    monkeypatch.setattr(web, "serve", answering("22", stop=True))
+    monkeypatch.setattr(web, "serve", answering("22", True, []))
     result, _ = compare(CompareConfig(resume=str(folder), open=False))
     assert result.answered == 4
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
@@ -277,14 +277,17 @@ def test_a_shipped_dimension_is_shown_with_its_meaning(tmp_path: Path) -> None:
         assert page.press("33")["rate"]["by"] == "warm"
 
 
-def answering(keys: str, stop: bool) -> Any:
-    """What stands for :func:`serve`: a page that sends these keys, and is left by Ctrl-C or by its button."""
+def answering(keys: str, stop: bool, states: list[Any]) -> Any:
+    """What stands for :func:`serve`: a page that sends these keys, and is left by Ctrl-C or by its button.
+
+    ``states`` takes what it is told after each key.
+    """
 
     def serving(app: Any, sock: Any, *, on_start: Any, **more: Any) -> None:
         on_start(lambda: None)
         with TestClient(Guard(app, "token", 8765)) as client:
             for step, key in enumerate(keys, client.get(f"{HOME}state").json()["step"]):
-                client.post(f"{HOME}answer", json={"step": step, "key": key})
+                states.append(client.post(f"{HOME}answer", json={"step": step, "key": key}).json())
         if stop:
             raise KeyboardInterrupt
 
@@ -294,22 +297,24 @@ def answering(keys: str, stop: bool) -> Any:
 def test_the_judge_is_asked_once_the_page_is_finished_and_not_by_who_stops_it(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    states: list[Any] = []
     with playing() as server:
         config = CompareConfig(resume=str(folder), open=False, judge=server.url)
         again = f"mlx-persona compare --resume {folder} --judge {server.url}"
-        monkeypatch.setattr(web, "serve", answering("12", stop=True))
+        monkeypatch.setattr(web, "serve", answering("12", True, states))
         with pytest.raises(Interrupted) as stop:
             compare(config)
         assert stop.value.hint == f"go on with: {again}"
-        monkeypatch.setattr(web, "serve", answering("12", stop=True))
+        monkeypatch.setattr(web, "serve", answering("12", True, states))
         result, _ = compare(config)
         assert (result.answered, result.judge) == (4, None)
         assert f"the judge was not asked; ask it with: {again}" in " ".join(capsys.readouterr().err.split())
         with resumed(folder) as comparison:
             comparison.undo()
         assert server.asked == []
-        monkeypatch.setattr(web, "serve", answering("2", stop=False))
+        monkeypatch.setattr(web, "serve", answering("2", False, states))
         result, _ = compare(config)
+        assert [state.get("judge") for state in states] == [None, None, None, True, True]
         assert result.judge is not None
         assert len(server.asked) == 4 * 2 * 6
 
