@@ -5,7 +5,7 @@ mlx-persona compare --resume runs/compare-1 --judge http://127.0.0.1:8080/v1
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from mlx_persona import ui
@@ -27,7 +27,7 @@ class _Question(NamedTuple):
     dimension: str
 
 
-def shipped_rubric() -> dict[str, str]:
+def shipped_rubric() -> Mapping[str, str]:
     """The dimensions of the shipped probes, with what each means."""
     return read_probes(SETS[0]).rubric
 

@@ -11,7 +11,7 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.evals.agreement import agreement
 from mlx_persona.evals.blind_judge import SCALE, Ratings, described, judged, meanings
 from mlx_persona.evals.blind_score import score
-from mlx_persona.evals.intervals import Tally
+from mlx_persona.evals.intervals import Tally, wilson
 from tests.evals.test_blind import pressed, session
 
 SHIPPED = {"honesty": "says what is so", "persona_energy": "has temper"}
@@ -84,7 +84,7 @@ def test_the_result_holds_the_agreement_and_shows_it() -> None:
         "hits": 1,
         "n": 3,
         "share": pytest.approx(1 / 3),
-        "interval": list(Tally(1, 3).interval),
+        "interval": list(wilson(1, 3)),
     }
     rows = dict(map(tuple, result.rows()))
     assert rows["judge on warm: sft-1"] == "4.00"
