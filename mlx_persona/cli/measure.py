@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -26,11 +25,11 @@ if TYPE_CHECKING:
     from mlx_persona.selftest.run import SelfTest
 
 
-def _eval(config: EvalConfig, as_json: bool, runs: tuple[str, ...]) -> None:
+def _eval(config: EvalConfig, as_json: bool) -> None:
     from mlx_persona.evals.choice import spoken
     from mlx_persona.stages.evaluate import evaluate
 
-    found = evaluate(replace(config, runs=runs) if runs else config)
+    found = evaluate(config)
     if as_json:
         ui.json_out({"path": str(found.folder), **found.to_json()})
         return

@@ -206,7 +206,8 @@ class Panel:
 
     def _facts(self, candidates: Sequence[Candidate]) -> list[Any]:
         """Which models these are, by their hashes; raises PersonaError where their tokenizers differ."""
-        facts, seen = [], []
+        facts: list[Any] = []
+        seen: list[tuple[Path, list[list[int]]]] = []
         for candidate in candidates:
             path = resolve_model(candidate.model)
             if path not in (known for known, _ in seen):

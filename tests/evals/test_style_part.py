@@ -273,13 +273,11 @@ def test_without_the_library_the_card_says_so_and_goes_on(
     train: Path,
     asked: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     made, notes = report_card(config(train), [Candidate("base", str(tiny_model_dir))], "")
     note = "no attribution: telling whose text it is needs scikit-learn; pip install 'mlx-persona[eval]'"
     assert notes == [note]
-    assert f"warning: {note}" in capsys.readouterr().err
     assert made.attribution is made.figures["base"].attribution is None
     assert "attributed to the person" not in [row[0] for row in made.table()[1]]
     assert made.figures["base"].wording
@@ -333,12 +331,13 @@ def test_a_single_reply_is_an_error_before_any_model_is_loaded(tmp_path: Path) -
 
 
 def test_three_replies_have_wide_intervals_and_a_warning(
-    tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]
+    tiny_model_dir: Path, adapter: Path, data: Path, asked: list[dict[str, Any]]
 ) -> None:
-    many, _ = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
+    who = [Candidate("sft", str(tiny_model_dir), adapter)]
+    many, _ = report_card(config(data), who, "")
     write_jsonl(data / "test.jsonl", [conversation(1, start) for start in range(3)])
-    few, notes = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
-    widths = [high - low for low, high in (made.figures["base"].style_interval or (0, 0) for made in (few, many))]
+    few, notes = report_card(config(data), who, "")
+    widths = [high - low for low, high in (made.figures["sft"].style_interval or (0, 0) for made in (few, many))]
     assert widths[0] > 2 * widths[1]
     assert notes[0] == "only 3 held-out replies: the intervals are wide, and nothing is proved"
 

@@ -122,7 +122,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was(
         return real(loaded, prompts, *rest, on_reply=stop_after, **more)
 
     monkeypatch.setattr(engine, "replies", stopping)
-    total = 2 * (10 + 20 + 46)  # leaks asks what style asks
+    total = 2 * (7 + 20 + 46)  # leaks asks what style asks
     with pytest.raises(Interrupted, match=f"90 of {total} replies are kept"):
         evaluate(config(seed=0, name="Ann"))
     folder = evaluate(config(seed=0, name="Ann")).folder
@@ -178,7 +178,7 @@ def test_copies_stand_beside_what_held_out_replies_share_anyway(
     found = evaluate(config(parts=("leaks",), out=str(tmp_path / "out")))
     told = found.parts["leaks"]["training_replies"]
     assert [told[name]["longest"] for name in ("base", "sft", "person")] == [0, 6, 6]
-    assert [told[name]["placeholders"]["hits"] for name in ("base", "sft", "person")] == [0, 10, 0]
+    assert [told[name]["placeholders"]["hits"] for name in ("base", "sft", "person")] == [0, 7, 0]
     columns, rows = found.tables()["leaks"]
     assert columns == ["", "person", "base", "sft"]
     assert ["  longest run, in words", "6", "0", "6"] in rows
@@ -226,7 +226,7 @@ def test_a_judge_rates_what_no_rule_can_and_a_stop_costs_no_question(config: Mak
         server.answer = lambda body: (200, text("2", {"2": 0.5, "3": 0.5}))
         found = evaluate(config(**options))
         asked = len(server.asked)
-    assert asked == 1 + 1 + 2 * 6 * 6  # one answer was nonsense; the ten before it are kept
+    assert asked == 1 + 2 * 6 * 6  # one answer was nonsense; the ten before it are kept
     rated = scores_of(found.folder)["parts"]["probes"]["judge"]
     means = {label: [one["mean"] for one in rated[label].values()] for label in ("base", "sft")}
     assert sum(means["base"]) * 6 == pytest.approx(10 * 4.0 + 26 * 2.5)
