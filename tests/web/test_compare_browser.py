@@ -25,21 +25,21 @@ from tests.web.browser import watched_page
 from tests.web.kit import items, resumed, saved, write_comparison
 
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
-Serving = Callable[[Path], AbstractContextManager[str]]
+Serving = Callable[..., AbstractContextManager[str]]
 
 
 @pytest.fixture
 def serving(monkeypatch: pytest.MonkeyPatch) -> Serving:
-    """``with serving(folder) as address``: the program, in a thread."""
+    """``with serving(folder) as address``: the program, in a thread; ``judge=True``: one is asked at the end."""
 
     @contextmanager
-    def serve(folder: Path) -> Iterator[str]:
+    def serve(folder: Path, judge: bool = False) -> Iterator[str]:
         printed, stops, ready = [], [], threading.Event()
         monkeypatch.setattr(ui, "notice", lambda text, hint=None: (printed.append(text), ready.set()))
 
         def run() -> None:
             with local.listening(None) as sock, resumed(folder) as comparison:
-                site = CompareSite(comparison)
+                site = CompareSite(comparison, judge)
 
                 def start(stop: local.Stop) -> None:
                     stops.append(stop)
@@ -250,3 +250,15 @@ def test_it_looks_right_on_a_phone_and_on_a_desk(
         page.keyboard.press("Enter")
         expect(page.locator("#over")).to_be_focused()
         looks_right(page, tmp_path / f"over-{name}.png")
+
+
+@pytest.mark.parametrize("judge", [False, True])
+def test_at_the_end_it_says_whether_a_judge_is_next(
+    chromium: Browser, serving: Serving, folder: Path, judge: bool
+) -> None:
+    with serving(folder, judge) as address, watched_page(chromium, address) as page:
+        for done in range(4):
+            press(page, "1", f"{done + 1} of 4")
+        page.keyboard.press("Enter")
+        next_one = " The judge is asked next: the terminal shows what it says." if judge else ""
+        expect(page.locator("#over")).to_have_text(f"Saved. You can close this page.{next_one}")
