@@ -249,15 +249,29 @@ def bootstrap_interval(
     Returns:
         ``(low, high)``, with ``low >= 0``.
     """
-    ours, theirs = profile(person), profile(other)
-    count, spread = len(other), ours.spread
-    estimate = float(_capped(ours, theirs, spread)[0] @ WEIGHTS)
+    count = len(other)
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(count, np.full(count, 1 / count), size=n_samples) / count  # (K, M)
-    drawn = _capped(ours, theirs, spread, weights) @ WEIGHTS  # (K,)
-    shifted = drawn - (drawn.mean() - estimate)
-    low, high = np.quantile(shifted, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(redrawn(profile(person), profile(other), weights)[1], [(1 - level) / 2, (1 + level) / 2])
     return max(0.0, float(low)), float(high)
+
+
+def redrawn(person: StyleProfile, other: StyleProfile, weights: Floats) -> tuple[float, Floats]:
+    """:func:`distance`, and what it is when the replies of ``other`` are drawn again.
+
+    Args:
+        person: N replies of the person.
+        other: M replies of a model.
+        weights: (K, M), how much each reply weighs in each of K draws, rows summing to 1.
+
+    Returns:
+        The distance, and K distances (K,), shifted so that their mean is it.
+    """
+    spread = person.spread
+    estimate = float(_capped(person, other, spread)[0] @ WEIGHTS)
+    drawn = _capped(person, other, spread, weights) @ WEIGHTS  # (K,)
+    shifted: Floats = drawn - (drawn.mean() - estimate)
+    return estimate, shifted
 
 
 def above_floor(value: float, floor: float) -> float:
