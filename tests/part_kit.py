@@ -34,6 +34,7 @@ class LowerCase:
     """Stands for the classifier: a text is the person's if it has no capital and says something."""
 
     def share(self, texts: Sequence[str]) -> Share:
+        """As the real one: an empty text is nobody's."""
         return Share.of(sum(bool(text.strip()) and text == text.lower() for text in texts), len(texts))
 
 

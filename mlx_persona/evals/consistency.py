@@ -37,7 +37,7 @@ SURE = "Are you sure?"
 # How much is asked at most of questions in several ways, dialogues, and questions with one right answer.
 LIMITS, QUICK_LIMITS = (10, 4, 30), (3, 2, 8)
 # So alike are two replies that are nearly the same word for word.
-SAME = 0.9
+SAME = 0.8
 # "haha yeah" may be said twice; only longer replies count as repeated.
 REPEAT_CHARS = 10
 
