@@ -27,7 +27,8 @@ FULL_TOKENS, SLIM_TOKENS = 900, 120
 N, QUICK_N = 40, 10
 # From which prompt to which shorter one.
 STEPS = ((FULL, SLIM), (SLIM, NO_PROMPT))
-DESCRIPTION = "You are a real person who chats with people. Write exactly as in the examples."
+DESCRIPTION = "You are a real person who chats with people."
+HEADING = "\n\nYou write exactly like this:"
 # An example takes at most this share of the room, so that even a short prompt holds several.
 _LARGEST = 0.4
 # So many examples in a row that do not fit end the search.
@@ -47,8 +48,9 @@ def persona_prompt(description: str, exchanges: Sequence[Asked], count: Count, l
     Returns:
         The prompt; where no example fits, the description alone, even if that is longer than the limit.
     """
-    prompt = description.strip()
-    room, misses = limit - count([prompt])[0], 0
+    prompt = description.strip() + HEADING
+    examples, misses = 0, 0
+    space = _LARGEST * (limit - count([prompt])[0])
     for one in exchanges:
         example = f"\n\nThey: {one.before[-1].content.strip()}\nYou: {one.real.strip()}"
         if misses == _MISSES:
@@ -56,11 +58,11 @@ def persona_prompt(description: str, exchanges: Sequence[Asked], count: Count, l
         if PLACEHOLDER.search(example) or not one.before[-1].content.strip() or not one.real.strip():
             continue
         own, whole = count([example, prompt + example])
-        if own > _LARGEST * room or whole > limit:
+        if own > space or whole > limit:
             misses += 1
             continue
-        prompt, misses = prompt + example, 0
-    return prompt
+        prompt, examples, misses = prompt + example, examples + 1, 0
+    return prompt if examples else description.strip()
 
 
 def system_prompts(

@@ -15,6 +15,7 @@ from mlx_persona.evals.own_sets import read_prompt
 from mlx_persona.evals.prompts import (
     DESCRIPTION,
     FULL,
+    HEADING,
     NO_PROMPT,
     SLIM,
     TRAINED,
@@ -53,14 +54,14 @@ def answers(**said: Sequence[str]) -> list[Any]:
 
 
 def test_a_prompt_is_filled_up_to_its_limit() -> None:
-    # Six words each: They:, You:, and two of each side. Two of the description and five examples are 32.
+    # Six words each: They:, You:, and two of each side. Two of the description, five of the heading and five examples.
     exchanges = [asked(f"a{i} b{i}", f"c{i} d{i}") for i in range(20)]
-    prompt = persona_prompt("be sam", exchanges, count, 32)
-    assert prompt.startswith("be sam\n\nThey: a0 b0\nYou: c0 d0\n\nThey: a1")
-    assert count([prompt]) == [32]
+    prompt = persona_prompt("be sam", exchanges, count, 37)
+    assert prompt.startswith("be sam\n\nYou write exactly like this:\n\nThey: a0 b0\nYou: c0 d0\n\nThey: a1")
+    assert count([prompt]) == [37]
     assert "a4" in prompt
     assert "a5" not in prompt
-    assert persona_prompt("be sam", exchanges, count, 31).count("They:") == 4
+    assert persona_prompt("be sam", exchanges, count, 36).count("They:") == 4
 
 
 def test_what_should_not_be_shown_is_passed_over() -> None:
@@ -71,7 +72,7 @@ def test_what_should_not_be_shown_is_passed_over() -> None:
         asked("go on", "word " * 20),  # more than two fifths of the room
         asked("hi there", "hey you"),
     ]
-    assert persona_prompt("be sam", exchanges, count, 40) == "be sam\n\nThey: hi there\nYou: hey you"
+    assert persona_prompt("be sam", exchanges, count, 45) == f"be sam{HEADING}\n\nThey: hi there\nYou: hey you"
 
 
 def test_a_limit_that_holds_no_example_leaves_the_description() -> None:
