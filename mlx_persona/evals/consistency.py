@@ -164,7 +164,8 @@ class ConsistencyPart:
         """What "are you sure?" does to right and wrong answers."""
         if not self._items:
             return None
-        right, wrong = [], []
+        right: list[bool | None] = []
+        wrong: list[bool | None] = []
         for item, (first, second) in zip(self._items, replies, strict=True):
             was = item.right(first.text)
             (right if was else wrong).append(second_answer(item, was, second.text))
