@@ -72,6 +72,12 @@ class CompareConfig:
     top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
     batch_size: int = option(32, "replies written at once", minimum=1)
     seed: int = option(0, "fixes everything random, the order of the replies too", minimum=0)
+    judge: str = option(
+        "",
+        "rates the same replies once all is answered: a server with OpenAI's protocol, like http://127.0.0.1:80/v1 "
+        "(default: none, and nothing is sent anywhere)",
+    )
+    judge_model: str = option("", "which model of the judge's (default: the first that it names)")
     port: int | None = option(
         None, "port of the page on this machine (default: 8765, or the next free one)", minimum=1, maximum=65535
     )
@@ -82,6 +88,8 @@ class CompareConfig:
         names = [name.strip().lower() for name in self.rubric]
         if "" in names or "choice" in names or len(set(names)) < len(names):
             raise PersonaError(f"rubric must name different things, none of them choice, got {', '.join(self.rubric)}")
+        if self.judge_model and not self.judge:
+            raise PersonaError("judge_model must come with judge, got no judge", "name its address: --judge URL")
 
 
 @dataclass(frozen=True)
