@@ -26,6 +26,7 @@ _WHERE = {
     "make_card": "mlx_persona.stages.card",
     "compare": "mlx_persona.web.compare",
     "make_report": "mlx_persona.report.make",
+    "watch": "mlx_persona.web.watch",
     "plant_canaries": "mlx_persona.stages.canaries",
     "probe": "mlx_persona.stages.probe",
     "bench": "mlx_persona.benchmarks.step",
@@ -39,7 +40,7 @@ _WHERE = {
         f"{name}Config": "mlx_persona.config"
         for name in (
             *("Clean", "Augment", "Plan", "Sft", "Pairs", "Dpo", "Fuse"),
-            *("Generate", "Card", "Probe", "Canaries", "Compare", "Report", "Bench", "Show", "Demo", "Doctor"),
+            *("Generate", "Card", "Probe", "Canaries", "Compare", "Report", "Watch", "Bench", "Show", "Demo", "Doctor"),
         )
     },
 }

@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": "measure",
     "compare": "compare",
     "report": "report",
+    "watch": "watch",
     "probe": "probe",
     "canaries": "probe",
     "bench": "measure",

@@ -27,6 +27,7 @@ CONFIGS = {
     "eval": (config.CardConfig, "mlx-persona eval"),
     "compare": (config.CompareConfig, "mlx-persona compare"),
     "report": (config.ReportConfig, "mlx-persona report"),
+    "watch": (config.WatchConfig, "mlx-persona watch"),
     "probe": (config.ProbeConfig, "mlx-persona probe"),
     "canaries": (config.CanariesConfig, "mlx-persona canaries"),
     "bench": (config.BenchConfig, "mlx-persona bench"),

@@ -34,6 +34,7 @@ from mlx_persona.config.use import (
     ProbeConfig,
     ReportConfig,
     ShowConfig,
+    WatchConfig,
 )
 
 __all__ = [
@@ -66,4 +67,5 @@ __all__ = [
     "ReviewConfig",
     "SftConfig",
     "ShowConfig",
+    "WatchConfig",
 ]
