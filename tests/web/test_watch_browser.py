@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,19 @@ from mlx_persona.config import ReportConfig
 from mlx_persona.report.make import make_report
 from mlx_persona.runs import Run
 from tests.pagekit import EVIL
-from tests.web.browser import watched_page
-from tests.web.test_compare_browser import CONTRAST, DESK, PHONE
+from tests.web.browser import CONTRAST, DESK, PHONE, watched_page
 from tests.web.watchkit import begin, end, step, watching
 
 REFUSED = ("ERR_CONNECTION_REFUSED", "Failed to load resource")
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run of six updates, two of them made, in the current directory."""
     monkeypatch.chdir(tmp_path)
     run = begin(Path("runs/sft-1"))
     step(run, 1, 2)
-    yield run
+    return run
 
 
 def asked(page: Page) -> list[str]:
@@ -52,7 +50,7 @@ def test_the_page_follows_the_run_to_its_end(
         expect(page.locator("#when")).to_have_text(re.compile(r"as of \d"))
         assert page.title() == "2 of 6 · sft-1"
         assert page.locator("main svg").count() > 3
-        assert "nothing judged" not in words(page, "#report")
+        assert "No evaluation has judged" not in words(page, "#report")
 
         options = page.locator("details", has=page.locator("summary", has_text="all options"))
         options.locator("summary").click()
@@ -138,15 +136,13 @@ def test_whatever_was_named_or_said_is_text(chromium: Browser, tmp_path: Path, m
     evil = EVIL + "</main></svg><style>*{display:none}</style>"
     run = begin(Path("runs/sft-1"), model_identity={"name": evil}, device=evil, versions={evil: evil})
     step(run, 1)
-    with watching(monkeypatch) as address, watched_page(chromium, address) as page:
+    told = ("Content Security Policy",)
+    with watching(monkeypatch) as address, watched_page(chromium, address, told) as page:
         expect(page.locator("h1:visible")).to_have_text(f"sft-1: Fine-tuning (SFT) of {' '.join(evil.split())}")
-        assert (
-            page.locator("main img, main script, main style, main b").count() == page.locator("main .facts b").count()
-        )
-        # Were it markup after all, the policy would not let it run.
+        assert page.locator("main img, main script, main style, main :not(.facts > div) > b").count() == 0
+        # Were it markup after all, the policy would not let it do anything.
         page.evaluate("document.body.insertAdjacentHTML('beforeend', '<p id=evil style=\"display: none\">seen</p>')")
         expect(page.locator("#evil")).to_be_visible()
-        page.evaluate("console.clear()")
     run.close()
 
 

@@ -77,7 +77,7 @@ def test_drawing_takes_a_small_share_of_a_core_but_the_end_is_shown_at_once(
     watcher.look(0)
     step(run, 1)
     assert (watcher.look(1)["updates"], len(drawn)) == (1, 1)  # how far it is is told all the same
-    monkeypatch.setattr(web.time, "monotonic", lambda now=time.monotonic(): now + 1e12)
+    monkeypatch.setattr(web.time, "monotonic", lambda: 1e12)
     assert (watcher.look(1)["version"], len(drawn)) == (2, 2)
     step(run, 2)
     watcher.look(2)
@@ -187,9 +187,11 @@ def test_a_folder_with_other_things_is_no_run() -> None:
 @pytest.fixture
 def client(run: Run) -> Iterator[TestClient]:
     """A client of the guarded site."""
-    with ThreadPoolExecutor(1, thread_name_prefix="drawing") as pool:
-        with TestClient(Guard(WatchSite(Watcher(WatchConfig()), pool).app(), "token", 8765)) as client:
-            yield client
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="drawing") as pool,
+        TestClient(Guard(WatchSite(Watcher(WatchConfig()), pool).app(), "token", 8765)) as client,
+    ):
+        yield client
     run.close()
 
 
