@@ -55,8 +55,9 @@
     $("state").textContent = next.state;
     $("name").textContent = waiting ? "" : next.name;
     $("count").textContent = count && `update ${count}`;
-    $("left").textContent = next.left === null ? "" : `about ${spoken(next.left)} left`;
-    $("when").textContent = over ? `as of ${asked}: this is final` : `as of ${asked}`;
+    $("left").textContent = next.left !== null ? `about ${spoken(next.left)} left`
+      : over && next.state !== "finished" ? "load this page anew once the run is resumed" : "";
+    $("when").textContent = over ? `final, as of ${asked}` : `as of ${asked}`;
     $("progress").hidden = !counted || next.planned === null;
     $("progress").max = next.planned || 1;
     $("progress").value = next.updates || 0;
@@ -107,7 +108,7 @@
 
   function become(old, fresh) {
     if (old.isEqualNode(fresh)) return;
-    if (old.nodeType === Node.TEXT_NODE) {
+    if (old.nodeType !== Node.ELEMENT_NODE) {
       old.data = fresh.data;
       return;
     }
