@@ -54,7 +54,7 @@ def test_the_page_follows_the_run_to_its_end(
 
         options = page.locator("details", has=page.locator("summary", has_text="all options"))
         options.locator("summary").click()
-        page.evaluate("window.kept = document.querySelectorAll('details[open], h1')")
+        page.evaluate("window.kept = document.querySelectorAll('details[open], #report h1')")
         top = options.bounding_box()
         assert top is not None
         assert page.evaluate("window.scrollY") > 0

@@ -18,18 +18,24 @@
     if (asking || over) return;
     asking = true;
     clearTimeout(timer);
+    let next = null;
     try {
-      const response = await fetch(`state?have=${version}`, { signal: AbortSignal.timeout(1000 * PATIENCE) });
-      if (!response.ok) throw new Error((await response.json()).error);
-      show(await response.json());
+      next = await answer();
       misses = 0;
-      $("trouble").hidden = true;
     } catch (error) {
       misses += 1;
       trouble(error);
     }
     asking = false;
+    if (next) show(next);
     if (!over) timer = setTimeout(ask, 1000 * Math.min(PATIENCE, every * 2 ** misses));
+  }
+
+  async function answer() {
+    const response = await fetch(`state?have=${version}`, { signal: AbortSignal.timeout(1000 * PATIENCE) });
+    const value = await response.json();
+    if (!response.ok) throw new Error(value.error);
+    return value;
   }
 
   function trouble(error) {
@@ -45,6 +51,7 @@
   }
 
   function show(next) {
+    $("trouble").hidden = true;
     every = next.every;
     over = next.over;
     asked = new Date().toLocaleTimeString();
