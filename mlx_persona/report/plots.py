@@ -192,12 +192,13 @@ def _short(name: str) -> str:
 
 def _draw_line(axes: Axes, line: Line) -> None:
     points = thinned(line.points)
-    look: dict[str, Any] = {
+    looks: dict[str, dict[str, Any]] = {
         "line": {},
         "faint": {"linewidth": 1.0, "alpha": 0.4},
         "dots": {"marker": "o"},
         "dashes": {"linestyle": (0, (5, 3))},
-    }[line.kind]
+    }
+    look = looks[line.kind]
     if len(points) == 1:
         look = {**look, "marker": "o"}  # a line of one point is not to be seen
     x, y = zip(*points, strict=True)

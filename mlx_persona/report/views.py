@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +16,7 @@ from mlx_persona.report.plots import Chart
 from mlx_persona.report.reading import Record, find_data, find_eval, lineage
 
 _CONFIGS: dict[str, type] = {"sft": SftConfig, "dpo": DpoConfig, "fuse": FuseConfig, "eval": CardConfig}
-_WORK = (
+_WORK: Sequence[tuple[str, str, str, Callable[[Record], Figure | None]]] = (
     ("updates", "", "count", lambda run: run.updates),
     ("best update", "by the held-out loss", "count", lambda run: run.info.number("best_update")),
     ("held-out loss at the start", "nats per token", "loss", lambda run: run.first_loss),
@@ -228,7 +228,7 @@ def _common_replies(columns: Sequence[_Column]) -> list[Said]:
 def _differences(runs: Sequence[Record]) -> list[tuple[str, Sequence[str | Figure]]]:
     """Options that not all runs have alike; where each run wrote to is no difference."""
     names = dict.fromkeys(name for run in runs for name in run.config.mapping())
-    out = []
+    out: list[tuple[str, Sequence[str | Figure]]] = []
     for name in names:
         values = [run.config.get(name) for run in runs]
         if name not in ("out", "resume") and any(value != values[0] for value in values):

@@ -63,8 +63,8 @@
     $("name").textContent = waiting ? "" : next.name;
     $("count").textContent = count && `update ${count}`;
     $("left").textContent = next.left !== null ? `about ${spoken(next.left)} left`
-      : over && next.state !== "finished" ? "load this page anew once the run is resumed" : "";
-    $("when").textContent = over ? `final, as of ${asked}` : `as of ${asked}`;
+      : over && next.state !== "finished" ? "load anew once resumed" : "";
+    $("when").textContent = next.state === "finished" ? `final, as of ${asked}` : `as of ${asked}`;
     $("progress").hidden = !counted || next.planned === null;
     $("progress").max = next.planned || 1;
     $("progress").value = next.updates || 0;
