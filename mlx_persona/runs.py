@@ -73,6 +73,18 @@ def newest(stages: tuple[str, ...], root: Path = RUNS) -> Path | None:
     return max(fits)[1] if fits else None
 
 
+def newest_begun(stages: tuple[str, ...], root: Path = RUNS) -> Path | None:
+    """The run of any of these stages to look at: one that is being written, or else the one that was begun last."""
+    begun = []
+    for stage in stages:
+        for number, path in _numbered(stage, root):
+            if info := read_info(path):
+                started = info.get("started")
+                held = info.get("status") == "running" and is_held(path)
+                begun.append(((held, started if isinstance(started, int | float) else 0.0, number), path))
+    return max(begun)[1] if begun else None
+
+
 def newest_model(root: Path = RUNS) -> str | None:
     """The base model of the most recent training run, as its user named it; None where there is no run."""
     run = newest(("dpo", "sft"), root)

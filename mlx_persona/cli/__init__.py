@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": "measure",
     "compare": "compare",
     "report": "report",
+    "watch": "watch",
     "canaries": "data",
     "bench": "measure",
     "bench-loss": "measure",

@@ -27,6 +27,7 @@ CONFIGS = {
     "eval": (config.EvalConfig, "mlx-persona eval"),
     "compare": (config.CompareConfig, "mlx-persona compare"),
     "report": (config.ReportConfig, "mlx-persona report"),
+    "watch": (config.WatchConfig, "mlx-persona watch"),
     "canaries": (config.CanariesConfig, "mlx-persona canaries"),
     "bench": (config.BenchConfig, "mlx-persona bench"),
     "bench-loss": (config.LossBenchConfig, "mlx-persona bench-loss"),

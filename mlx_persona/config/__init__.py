@@ -33,6 +33,7 @@ from mlx_persona.config.use import (
     GenerateConfig,
     ReportConfig,
     ShowConfig,
+    WatchConfig,
 )
 
 __all__ = [
@@ -64,4 +65,5 @@ __all__ = [
     "ReviewConfig",
     "SftConfig",
     "ShowConfig",
+    "WatchConfig",
 ]

@@ -8,7 +8,7 @@ from mlx_persona.config.common import MODEL_HELP
 from mlx_persona.errors import PersonaError
 from mlx_persona.settings import check, option
 
-PARTS = ("style", "probes", "ability", "leaks", "prompts", "consistency", "bystanders")
+PARTS = ("style", "probes", "ability", "leaks", "prompts", "consistency", "bystander")
 QUICK_PARTS = PARTS[:4]
 
 

@@ -118,3 +118,22 @@ class ShowConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+@dataclass(frozen=True)
+class WatchConfig:
+    """The page of a run, live while it goes on."""
+
+    run: str = option(
+        "",
+        "run to watch; it may be one to come (default: the training run that is going, else the newest)",
+        hidden=True,
+    )
+    every: float = option(5.0, "seconds between two looks at the run", minimum=0.5, maximum=3600.0)
+    port: int | None = option(
+        None, "port of the page on this machine (default: 8765, or the next free one)", minimum=1, maximum=65535
+    )
+    open: bool = option(True, "open the page in the browser, or print its address only")
+
+    def __post_init__(self) -> None:
+        check(self)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Weights = tuple[Floats | None, Floats]
 
 # A feature counts for at most this many of the person's spreads.
 CAP = 2.0
@@ -158,13 +159,13 @@ def profile(texts: Sequence[str]) -> StyleProfile:
     return StyleProfile(np.array([[measure(reply) for measure in _MEASURES] for reply in replies]))
 
 
-def wasserstein(a: Floats, b: Floats, weights: tuple[Floats, Floats] | None = None) -> Floats:
+def wasserstein(a: Floats, b: Floats, weights: Weights | None = None) -> Floats:
     """1-D Wasserstein-1 distances, the area between two empirical distribution functions (Vallender, 1974).
 
     Args:
         a: values (N,).
         b: values (M,).
-        weights: (K, N) and (K, M), K ways to weigh both sides, rows summing to 1; None: one, with equal weights.
+        weights: (K, N) and (K, M), K ways to weigh both sides, rows summing to 1; None for equal ones.
 
     Returns:
         (K,) distances, in the unit of the values.
@@ -185,9 +186,7 @@ def _share_below(values: Floats, at: Floats, weights: Floats | None) -> Floats:
     return counts
 
 
-def _capped(
-    person: StyleProfile, other: StyleProfile, spread: Floats, weights: tuple[Floats, Floats] | None = None
-) -> Floats:
+def _capped(person: StyleProfile, other: StyleProfile, spread: Floats, weights: Weights | None = None) -> Floats:
     """Distance per feature in the given spreads, capped: (K, F)."""
     columns = [wasserstein(person.values[:, f], other.values[:, f], weights) for f in range(len(FEATURES))]
     return np.minimum(np.stack(columns, axis=1) / spread, CAP)
@@ -251,17 +250,32 @@ def bootstrap_interval(
     Returns:
         ``(low, high)``, with ``low >= 0``.
     """
-    ours, theirs = profile(person), profile(other)
-    spread = ours.spread
-    estimate = float(_capped(ours, theirs, spread)[0] @ WEIGHTS)
     rng = np.random.default_rng(seed)
     of_ours, of_theirs = (
         rng.multinomial(n, np.full(n, 1 / n), size=n_samples) / n for n in (len(person), len(other))
     )  # (K, N), (K, M)
-    drawn = _capped(ours, theirs, spread, (of_ours, of_theirs)) @ WEIGHTS  # (K,)
-    shifted = drawn - (drawn.mean() - estimate)
-    low, high = np.quantile(shifted, [(1 - level) / 2, (1 + level) / 2])
+    drawn = redrawn(profile(person), profile(other), (of_ours, of_theirs))[1]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return max(0.0, float(low)), float(high)
+
+
+def redrawn(person: StyleProfile, other: StyleProfile, weights: Weights) -> tuple[float, Floats]:
+    """:func:`distance`, and what it is when replies are drawn again.
+
+    Args:
+        person: N replies of the person.
+        other: M replies of a model.
+        weights: (K, N) or None, where the person's stay as they are, and (K, M): how much each reply weighs in each of
+            K draws, rows summing to 1.
+
+    Returns:
+        The distance, and K distances (K,), shifted so that their mean is it.
+    """
+    spread = person.spread
+    estimate = float(_capped(person, other, spread)[0] @ WEIGHTS)
+    drawn = _capped(person, other, spread, weights) @ WEIGHTS  # (K,)
+    shifted: Floats = drawn - (drawn.mean() - estimate)
+    return estimate, shifted
 
 
 def above_floor(value: float, floor: float) -> float:

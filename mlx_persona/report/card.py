@@ -15,7 +15,8 @@ from mlx_persona.report.figures import Document, Figure
 from mlx_persona.report.reading import Record
 
 Interval = tuple[Figure, Figure]
-Cell = Figure | Interval | None
+Cell = Figure | Interval | str | None
+Column = Mapping[str, Figure | Interval]
 # Replies that a page shows, and how many of them at once.
 MOST_REPLIES = 25
 # key: (name, what it means, form). What is not here is shown under its own name.
@@ -32,6 +33,12 @@ KNOWN = {
     "attribution / share": ("taken for the person", "replies that a classifier attributes to them", "share"),
     "attribution / interval": ("95 % interval", "of that share", "share"),
 }
+# Of each measure of wording, in this order: (name, what it means); what else there is of it lies deeper.
+_WORDING = {
+    "distance": ("{}", "nothing where all is used as often; the person's own is what chance alone makes"),
+    "interval": ("95 % interval", "of that distance"),
+    "above": ("above the floor", "what chance between texts of that size does not explain; compare this"),
+}
 # What an evaluation calls its columns.
 _COLUMNS = ("figures", "models")
 _SHOWN_ELSEWHERE = {"data", "n", "references", "loss_tokens", "floor", "replies", "notes", *_COLUMNS}
@@ -47,6 +54,15 @@ class Row:
     meaning: str
     form: str
     cells: Sequence[Cell]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A part of an evaluation that says itself how it is to be shown: its name, its columns and its rows of text."""
+
+    name: str
+    columns: Sequence[str]
+    rows: Sequence[Row]
 
 
 @dataclass(frozen=True)
@@ -85,18 +101,24 @@ class Card:
         """A row for each figure that anybody has; known ones first."""
         return table_rows(list(self.figures.values()))
 
+    def wording(self) -> list[Row]:
+        """Rows of what the texts are made of, measure by measure."""
+        return wording_rows(list(self.figures.values()))
+
     def details(self) -> list[Row]:
         """A row for each figure that lies deeper: what the style distance is made of, and the like."""
         return table_rows(list(self.figures.values()), deep=True)
 
+    def parts(self) -> list[Table]:
+        """The further parts of the evaluation; their columns are in the order of the card's."""
+        found = (label for rows in part_rows(self).values() for row in rows.values() for label in row)
+        labels = dict.fromkeys([*self.labels, *found])
+        return part_tables([(label, self, label) for label in labels])
+
     def more(self) -> list[tuple[str, Figure | Interval]]:
         """Every other figure of ``scores.json`` with its path, as many as can be read on a page."""
-        found = (
-            one
-            for key in self.run.scores.mapping()
-            if key not in _SHOWN_ELSEWHERE
-            for one in _walk(self.run.scores, (key,), 0)
-        )
+        keys = sorted(self.run.scores.mapping(), key=lambda key: key == "parts")  # the largest last
+        found = (one for key in keys if key not in _SHOWN_ELSEWHERE for one in _walk(self.run.scores, (key,), 0))
         return list(islice(found, _MOST_MORE))
 
     def replies(self) -> list[Said]:
@@ -119,7 +141,7 @@ def _walk(scores: Document, keys: tuple[str, ...], named_from: int) -> Iterator[
             yield from _walk(scores, (*keys, key), named_from)
 
 
-def table_rows(columns: Sequence[Mapping[str, Figure | Interval]], deep: bool = False) -> list[Row]:
+def table_rows(columns: Sequence[Column], deep: bool = False) -> list[Row]:
     """A row for each figure that any column has, known ones first.
 
     Args:
@@ -131,8 +153,58 @@ def table_rows(columns: Sequence[Mapping[str, Figure | Interval]], deep: bool = 
     return [
         Row(*KNOWN.get(key, (key.replace("_", " "), "", "plain")), [column.get(key) for column in columns])
         for key in order
-        if ("/" in key and key not in KNOWN) is deep
+        if ("/" in key and key not in KNOWN) is deep and not _wording(key)
     ]
+
+
+def wording_rows(columns: Sequence[Column]) -> list[Row]:
+    """Three rows for each measure of wording that any column has: the distance, its interval, and without chance."""
+    found = dict.fromkeys(measure for column in columns for key in column if (measure := _wording(key)))
+    return [
+        Row(name.format(measure), meaning, "loss", cells)
+        for measure in found
+        for key, (name, meaning) in _WORDING.items()
+        if any(cells := [column.get(f"wording / {measure} / {key}") for column in columns])
+    ]
+
+
+def _wording(key: str) -> str:
+    """The measure that a key is a shown figure of, or ``""``."""
+    of, _, rest = key.partition(" / ")
+    measure, _, what = rest.rpartition(" / ")
+    return measure if of == "wording" and what in _WORDING else ""
+
+
+def part_rows(card: Card) -> dict[str, dict[tuple[str, int], dict[str, str]]]:
+    """``found[part][what, count][label]``: the cells of every part that has rows; a name may stand twice in a part."""
+    out: dict[str, dict[tuple[str, int], dict[str, str]]] = {}
+    for name in card.run.scores.mapping("parts"):
+        for row in card.run.scores.items("parts", name, "rows"):
+            if isinstance(row, list) and len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], Mapping):
+                rows = out.setdefault(name, {})
+                count = sum(what == row[0] for what, _ in rows)
+                rows[row[0], count] = {str(label): str(cell) for label, cell in row[1].items()}
+    return out
+
+
+def part_tables(columns: Sequence[tuple[str, Card, str]]) -> list[Table]:
+    """A table for each part of any card.
+
+    Args:
+        columns: ``(name, card, label)``: the columns by name, and which of its card's each one is. A part is shown
+            without those that it says nothing about.
+    """
+    found = [(name, part_rows(card), label) for name, card, label in columns]
+    out = []
+    for part in dict.fromkeys(part for _, parts, _ in found for part in parts):
+        whats = dict.fromkeys(what for _, parts, _ in found for what in parts.get(part, {}))
+        told = [
+            (name, [parts.get(part, {}).get(what, {}).get(label) for what in whats]) for name, parts, label in found
+        ]
+        told = [(name, cells) for name, cells in told if any(cell is not None for cell in cells)]
+        rows = [Row(what, "", "plain", [cells[i] for _, cells in told]) for i, (what, _) in enumerate(whats)]
+        out.append(Table(part, [name for name, _ in told], rows))
+    return [table for table in out if table.columns]
 
 
 def card_of(run: Record, own_key: str = "") -> Card:

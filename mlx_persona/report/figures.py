@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -74,7 +74,7 @@ class Document:
         return self.name + "#" + "".join(f"/{str(key).replace('~', '~0').replace('/', '~1')}" for key in keys)
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float]:
     """Whether it is a finite number, and no truth value."""
     # A whole number of 400 digits is none that a chart or a form can take.
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.pages import POLICY, STYLE, printable
+from mlx_persona.report import plots
 from mlx_persona.report.charts import LABEL_COLOURS
 from mlx_persona.report.figures import shown
 from mlx_persona.report.views import Comparison, RunView, when
@@ -15,23 +17,41 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
+REPORT_STYLE = STYLE + (_TEMPLATES / "report.css").read_text(encoding="utf-8")
 
 
 def run_page(view: RunView) -> str:
     """The page of one run; raises PersonaError where jinja2 is not installed."""
-    return _render("run.html", view=view, run=view.run)
+    return _render("run.html", "base.html", view=view, run=view.run)
+
+
+def run_part(view: RunView) -> str:
+    """What stands in the page of one run, for a page that has its own frame and is drawn anew as the run goes on.
+
+    Raises:
+        PersonaError: jinja2 is not installed.
+    """
+    return _render("run.html", "part.html", view=view, run=view.run)
 
 
 def comparison_page(comparison: Comparison) -> str:
     """The page of several runs; raises PersonaError where jinja2 is not installed."""
-    return _render("compare.html", view=comparison)
+    return _render("compare.html", "base.html", view=comparison)
 
 
-def _render(template: str, **values: Any) -> str:
-    style = STYLE + (_TEMPLATES / "report.css").read_text(encoding="utf-8")
-    return _environment().get_template(template).render(policy=POLICY, style=style, **values)
+def check_extra() -> None:
+    """Check that what pages are made with is installed; raises PersonaError."""
+    plots.check_extra()
+    _environment()
 
 
+def _render(template: str, frame: str, **values: Any) -> str:
+    live = frame != "base.html"
+    found = _environment().get_template(template)
+    return found.render(frame=frame, live=live, policy=POLICY, style=REPORT_STYLE, **values)
+
+
+@cache
 def _environment() -> Environment:
     try:
         from jinja2 import Environment, FileSystemLoader, StrictUndefined

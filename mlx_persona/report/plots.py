@@ -56,6 +56,15 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+def check_extra() -> None:
+    """Check that there is something to draw with; raises PersonaError."""
+    try:
+        import matplotlib.figure
+    except ImportError as error:
+        raise PersonaError("the report needs matplotlib", "pip install 'mlx-persona[report]'") from error
+    del matplotlib
+
+
 @dataclass(frozen=True)
 class Line:
     """A series of a chart.
@@ -183,12 +192,13 @@ def _short(name: str) -> str:
 
 def _draw_line(axes: Axes, line: Line) -> None:
     points = thinned(line.points)
-    look: dict[str, Any] = {
+    looks: dict[str, dict[str, Any]] = {
         "line": {},
         "faint": {"linewidth": 1.0, "alpha": 0.4},
         "dots": {"marker": "o"},
         "dashes": {"linestyle": (0, (5, 3))},
-    }[line.kind]
+    }
+    look = looks[line.kind]
     if len(points) == 1:
         look = {**look, "marker": "o"}  # a line of one point is not to be seen
     x, y = zip(*points, strict=True)
@@ -213,11 +223,10 @@ def _axes(
     Raises:
         PersonaError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PersonaError("the report needs matplotlib", "pip install 'mlx-persona[report]'") from error
+    check_extra()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     out: list[str] = []
     # Ids are hashes of what they name, so each chart salts them with its own name.
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
@@ -263,11 +272,13 @@ def _plain(element: ElementTree.Element, referred: set[str]) -> None:
         element.set("data-series", name.removeprefix("series-"))
     if element.get("transform", "").startswith("rotate(-0 "):
         del element.attrib["transform"]
-    if style := element.get("style"):
-        style = re.sub(r" ?font-family:[^;]*;?", "", style)
-        for colour, stand_in in _STAND_INS.items():
-            style = style.replace(stand_in, f"var(--{colour})")
-        element.set("style", style)
+    # Attributes say the same, and a policy that allows no inline style lets them be.
+    for declaration in element.attrib.pop("style", "").split(";"):
+        key, _, value = declaration.partition(":")
+        if value and key.strip() != "font-family":
+            for colour, stand_in in _STAND_INS.items():
+                value = value.replace(stand_in, f"var(--{colour})")
+            element.set(key.strip(), value.strip())
     if element.text is not None and not element.text.strip():
         element.text = None
     if element.tail is not None and not element.tail.strip():

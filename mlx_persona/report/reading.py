@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.report.figures import Document, Figure, is_number, read_document, total
-from mlx_persona.runs import adapter_hash, file_hash, find_adapter, is_held
+from mlx_persona.runs import ADAPTER_FILES, adapter_hash, file_hash, find_adapter, is_held
 
 STAGES = {"sft": "sft", "dpo": "dpo", "fused": "fuse", "eval": "eval"}
 # Ancestors and descendants that are followed; a chain is three long.
@@ -98,6 +98,11 @@ class Record:
         """How many updates were made."""
         return self.info.number("updates") or self.events.figure("train", -1, "update")
 
+    @property
+    def planned(self) -> Figure | None:
+        """How many updates it was meant to make."""
+        return self.info.number("planned_updates") or self.config.number("updates")
+
     @cached_property
     def tokens(self) -> Figure | None:
         """How many tokens were read in training."""
@@ -127,8 +132,24 @@ class Record:
             return self.info.text("identity", "sha256")
         with suppress(OSError, ValueError, KeyError, TypeError):  # a damaged checkpoint
             adapter = find_adapter(self.path)
-            return adapter_hash(adapter) if adapter else ""
+            return _hash(adapter_hash, adapter, [adapter / name for name in ADAPTER_FILES]) if adapter else ""
         return ""
+
+
+def _hash(hashing: Callable[[Path], str], path: Path, files: Sequence[Path]) -> str:
+    """``hashing(path)``, computed anew where one of the files in it has changed: a live page asks every few seconds."""
+    stats = [file.stat() for file in files]
+    return _hash_as_of(hashing, path.resolve(), tuple((stat.st_mtime_ns, stat.st_size) for stat in stats))
+
+
+@lru_cache(maxsize=64)
+def _hash_as_of(hashing: Callable[[Path], str], path: Path, stamps: tuple[tuple[int, int], ...]) -> str:
+    return hashing(path)
+
+
+def is_run(path: Path) -> bool:
+    """Whether there is anything of a run in a folder."""
+    return any((path / name).is_file() for name in ("run.json", "metrics.jsonl", "scores.json"))
 
 
 def read_run(path: Path) -> Record:
@@ -139,11 +160,15 @@ def read_run(path: Path) -> Record:
     """
     if not path.is_dir():
         raise PersonaError(f"no such run: {path}")
-    if not any((path / name).is_file() for name in ("run.json", "metrics.jsonl", "scores.json")):
+    if not is_run(path):
         raise PersonaError(
             f"{path} is no run: it has no run.json, metrics.jsonl or scores.json", "name one of the folders in runs/"
         )
-    info, config, scores = (read_document(path / name) for name in ("run.json", "config.yaml", "scores.json"))
+    info = read_document(path / "run.json")
+    held = info.text("status") == "running" and is_held(path)
+    if not held:  # it may have ended between the two looks
+        info = read_document(path / "run.json")
+    config, scores = (read_document(path / name) for name in ("config.yaml", "scores.json"))
     events = read_events(path / "metrics.jsonl")
     stage = info.text("stage") or _stage_by_name(path)
     expected = [info, config, *([scores] if stage == "eval" else [])]
@@ -152,7 +177,7 @@ def read_run(path: Path) -> Record:
         notes.append(f"metrics.jsonl: {events.unread} lines could not be read")
     if stage in ("sft", "dpo") and not events.by_kind:
         notes.append("metrics.jsonl is missing or empty")
-    return Record(path, info, config, scores, events, stage, _status(path, info, scores), tuple(notes))
+    return Record(path, info, config, scores, events, stage, _status(info, held, scores), tuple(notes))
 
 
 def read_events(path: Path) -> Events:
@@ -180,10 +205,10 @@ def _stage_by_name(path: Path) -> str:
     return "eval" if (path / "scores.json").is_file() else ""
 
 
-def _status(path: Path, info: Document, scores: Document) -> str:
+def _status(info: Document, held: bool, scores: Document) -> str:
     said = info.text("status")
     if said == "running":
-        return "running" if is_held(path) else "killed"
+        return "running" if held else "killed"
     if said == "stopped":
         return "early" if info.number("eval_loss") else "stopped"
     if said in ("done", "failed"):
@@ -243,7 +268,7 @@ def _ancestors(record: Record) -> list[Record]:
 def _descendants(record: Record) -> list[Record]:
     """Runs beside this one that name it, or one of its descendants, as their parent."""
     family, out = {record.path.resolve()}, []
-    beside = [run for run in siblings(record) if run.info.text("parent")]
+    beside = list(siblings(record, lambda info: bool(info.text("parent"))))
     for _ in range(_DEEPEST):
         for run in beside:
             parent, own = find(run.info.text("parent"), run.path), run.path.resolve()
@@ -253,11 +278,11 @@ def _descendants(record: Record) -> list[Record]:
     return out
 
 
-def siblings(record: Record) -> Iterator[Record]:
-    """The other runs in the same folder, by their names."""
+def siblings(record: Record, fits: Callable[[Document], bool]) -> Iterator[Record]:
+    """The other runs in the same folder whose ``run.json`` fits, by their names; only those are read whole."""
     own = record.path.resolve()
     for path in sorted(own.parent.iterdir()):
-        if path.is_dir() and path != own and not path.name.startswith("."):
+        if path.is_dir() and path != own and not path.name.startswith(".") and fits(read_document(path / "run.json")):
             with suppress(PersonaError):
                 yield read_run(path)
 
@@ -268,10 +293,11 @@ def _unique(records: Sequence[Record]) -> list[Record]:
 
 def find_eval(record: Record) -> Record | None:
     """The newest evaluation beside a run that judged exactly what this run made."""
-    if not record.key:
+    beside = list(siblings(record, lambda info: bool(info.mapping("judged"))))
+    if not beside or not record.key:  # a key takes a moment
         return None
     fits = []
-    for run in siblings(record):
+    for run in beside:
         judged = run.info.mapping("judged")
         if run.stage == "eval" and any(run.info.text("judged", label, "sha256") == record.key for label in judged):
             finished = run.info.number("finished")
@@ -294,7 +320,7 @@ def find_data(record: Record, option: str) -> tuple[Document | None, str]:
     if folder is None:
         return None, f"the folder {named} of its data is gone" if named else "nothing tells what it was trained on"
     recorded, train = record.info.text("data_hashes", "train"), folder / "train.jsonl"
-    if not train.is_file() or file_hash(train) != recorded:
+    if not train.is_file() or _hash(file_hash, train, [train]) != recorded:
         return None, f"{named} has changed since, so what it holds now is not what this run learned from"
     report = read_document(folder / "report.json")
     return (None, f"in {named}, {report.problem}") if report.problem else (report, "")

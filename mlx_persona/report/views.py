@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from mlx_persona.config import DpoConfig, EvalConfig, FuseConfig, SftConfig
-from mlx_persona.report.card import Card, Row, Said, card_of, table_rows
+from mlx_persona.report.card import Card, Row, Said, Table, card_of, part_tables, table_rows, wording_rows
 from mlx_persona.report.charts import OTHERS, PERSON, card_charts, comparison_charts, training_charts
 from mlx_persona.report.figures import Document, Figure, total
 from mlx_persona.report.plots import Chart
 from mlx_persona.report.reading import Record, find_data, find_eval, lineage
 
 _CONFIGS: dict[str, type] = {"sft": SftConfig, "dpo": DpoConfig, "fuse": FuseConfig, "eval": EvalConfig}
-_WORK = (
+_WORK: Sequence[tuple[str, str, str, Callable[[Record], Figure | None]]] = (
     ("updates", "", "count", lambda run: run.updates),
     ("best update", "by the held-out loss", "count", lambda run: run.info.number("best_update")),
     ("held-out loss at the start", "nats per token", "loss", lambda run: run.first_loss),
@@ -70,6 +70,8 @@ class Comparison:
         options: ``(name, values)`` of the options in which they differ.
         card_names: the columns of the report card.
         card_rows: its rows.
+        wording: its rows about words and letters.
+        parts: the further parts of the evaluations.
         said: prompts that all cards share, with the replies of every column.
         notes: why figures may not be compared, and what could not be read.
     """
@@ -79,6 +81,8 @@ class Comparison:
     options: Sequence[tuple[str, Sequence[str | Figure]]]
     card_names: Sequence[str]
     card_rows: Sequence[Row]
+    wording: Sequence[Row]
+    parts: Sequence[Table]
     said: Sequence[Said]
     charts: Sequence[Chart]
     notes: Sequence[str]
@@ -158,13 +162,16 @@ def compare(runs: Sequence[Record], judged_by: Record | None = None) -> Comparis
     """
     named = [(str(run.path) if [r.name for r in runs].count(run.name) > 1 else run.name, run) for run in runs]
     columns = _columns(named, judged_by)
+    figures = [card.figures.get(label, {}) for _, card, label in columns]
     rows = [Row(name, said, form, [figure(run) for run in runs]) for name, said, form, figure in _WORK]
     return Comparison(
         runs=named,
         rows=[row for row in rows if any(row.cells)],
         options=_differences(runs),
         card_names=[name for name, _, _ in columns],
-        card_rows=table_rows([card.figures[label] for _, card, label in columns]),
+        card_rows=table_rows(figures),
+        wording=wording_rows(figures),
+        parts=part_tables(columns),
         said=_common_replies(columns),
         charts=[*comparison_charts(named), *card_charts(_person_and(columns))],
         notes=[*_warnings(named, columns), *(f"{name}: {note}" for name, run in named for note in run.notes)],
@@ -221,7 +228,7 @@ def _common_replies(columns: Sequence[_Column]) -> list[Said]:
 def _differences(runs: Sequence[Record]) -> list[tuple[str, Sequence[str | Figure]]]:
     """Options that not all runs have alike; where each run wrote to is no difference."""
     names = dict.fromkeys(name for run in runs for name in run.config.mapping())
-    out = []
+    out: list[tuple[str, Sequence[str | Figure]]] = []
     for name in names:
         values = [run.config.get(name) for run in runs]
         if name not in ("out", "resume") and any(value != values[0] for value in values):

@@ -207,6 +207,7 @@ def _dpo(config: DpoConfig, group: Group) -> TrainResult:
         "parent": str(run_of(start) or start) if start else None,
         "data_hashes": hashes,
         "stacked": stacked,
+        "planned_updates": loop_config.updates,
     }
     run = open_run(config, info, group)
     mx.reset_peak_memory()

@@ -23,8 +23,9 @@ from mlx_persona.config import EvalConfig
 from mlx_persona.evals.card import Card
 from mlx_persona.evals.choice import choose
 from mlx_persona.evals.judge import Judge
-from mlx_persona.evals.panel import BASE, Asking, Panel
+from mlx_persona.evals.panel import BASE, Asking, Candidate, Panel
 from mlx_persona.evals.parts.probes import ProbePart
+from mlx_persona.evals.parts.prompts import FULL
 from mlx_persona.evals.parts.style import StylePart
 from mlx_persona.evals.scripts import Answers, Part
 from mlx_persona.files import write_text
@@ -34,9 +35,10 @@ from mlx_persona.runs import RUNS, claim, git_revision
 from mlx_persona.schema import dump_line
 from mlx_persona.settings import plain
 from mlx_persona.stages.candidates import find_candidates, judged
-from mlx_persona.stages.parts import Material, make_parts
+from mlx_persona.stages.parts import Material, counter, make_parts, persona_prompts
 
 Table = tuple[list[str], list[list[str]]]
+PROMPTED = "prompted"
 
 
 @runtime_checkable
@@ -102,7 +104,8 @@ def evaluate(config: EvalConfig, root: Path = RUNS) -> Evaluation:
     judge = Judge(config.judge, config.judge_model) if config.judge else None  # before anything is written
     who = find_candidates(config, root)
     material = Material.read(config)
-    parts = make_parts(config, material, who[0].system)
+    parts = make_parts(config, material, who[0])
+    who[1:1] = _prompted(config, material, who[0])
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
     panel = Panel(who, parts, Asking(sampling, config.batch_size))
     folder = Path(config.out) if config.out else waiting(root.glob("eval-*"), panel.key) or claim("eval", root)
@@ -114,6 +117,14 @@ def evaluate(config: EvalConfig, root: Path = RUNS) -> Evaluation:
     _describe(config, folder, {"model": who[0].model, "judged": judged(who), "started": started})
     (folder / PARTIAL).unlink(missing_ok=True)
     return found
+
+
+def _prompted(config: EvalConfig, material: Material, base: Candidate) -> list[Candidate]:
+    """A control: the base model that is told who to be, with real examples, and not trained."""
+    if config.quick or config.checkpoints or "style" not in config.chosen or not (material.training or config.prompt):
+        return []
+    prompt = persona_prompts(config, material, base, counter(base.model))[FULL]
+    return [Candidate(PROMPTED, base.model, None, prompt, whole=False)]
 
 
 def _judge(judge: Judge | None, parts: Sequence[Part], answers: Mapping[str, Answers], folder: Path) -> None:

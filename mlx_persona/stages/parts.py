@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlx_persona import ui
 from mlx_persona.config import EvalConfig
 from mlx_persona.errors import PersonaError
-from mlx_persona.evals.ability import read_items
+from mlx_persona.evals.ability import Item, read_items
 from mlx_persona.evals.asked import Asked, all_asked
 from mlx_persona.evals.attribution import Attribution
+from mlx_persona.evals.own_sets import read_bystanders, read_dialogues, read_paraphrases, read_prompt
+from mlx_persona.evals.panel import Candidate
 from mlx_persona.evals.parts.ability import AbilityPart
+from mlx_persona.evals.parts.bystander import BystanderPart
+from mlx_persona.evals.parts.consistency import ConsistencyPart
 from mlx_persona.evals.parts.leaks import LeakPart
 from mlx_persona.evals.parts.probes import ProbePart
+from mlx_persona.evals.parts.prompts import Count, PromptPart, system_prompts
 from mlx_persona.evals.parts.style import StylePart
 from mlx_persona.evals.probes import read_probes, shipped
 from mlx_persona.evals.scripts import Part, Script
 from mlx_persona.evals.wording import Wording
 from mlx_persona.evals.words import fitting_list, read_list
+from mlx_persona.models.load import load_tokenizer, resolve_model
 from mlx_persona.schema import Conversation
 from mlx_persona.stages.canaries import read_canaries
 from mlx_persona.tokens.batches import evenly
@@ -29,7 +35,7 @@ SHIPPED_ITEMS = "ability"
 # What is held out of fewer replies says little, whatever is measured.
 FEW = 10
 # Parts that cannot do without held-out replies.
-_NEED_HELD_OUT = {"style", "leaks", "prompts", "bystanders", "consistency"}
+_NEED_HELD_OUT = {"style", "leaks", "prompts", "bystander", "consistency"}
 
 
 @dataclass
@@ -101,22 +107,33 @@ class Material:
         return [one.real for one in self.every]
 
 
-def make_parts(config: EvalConfig, material: Material, system: str) -> list[Part]:
+def make_parts(config: EvalConfig, material: Material, base: Candidate) -> list[Part]:
     """The chosen parts, in order.
 
     Args:
         config: what to look at, and the user's own files.
         material: the person's data.
-        system: the message trained with, which probes of memory add to.
+        base: the first candidate; its tokenizer counts, and its system message is the one trained with.
 
     Raises:
         PersonaError: a file of probes, questions or canaries with a mistake.
     """
-    makers = {"style": _style, "probes": _probes, "ability": _ability, "leaks": _leaks}
-    return [makers[name](config, material, system) for name in config.chosen]
+    return [_MAKERS[name](config, material, base) for name in config.chosen]
 
 
-def _style(config: EvalConfig, material: Material, system: str) -> Part:
+def counter(model: str) -> Count:
+    """Counts the tokens of texts as a model does; raises PersonaError for a model without a tokenizer."""
+    tokenizer = load_tokenizer(resolve_model(model))
+    return lambda texts: [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+
+
+def persona_prompts(config: EvalConfig, material: Material, base: Candidate, count: Count) -> dict[str, str]:
+    """The system message of every variant: what was trained with, full, slim, working, none."""
+    full = read_prompt(config.prompt) if config.prompt else ""
+    return system_prompts(material.training, count, system=base.system, work=read_prompt(), full=full, seed=config.seed)
+
+
+def _style(config: EvalConfig, material: Material, base: Candidate) -> Part:
     functions = read_list(Path(config.function_words)) if config.function_words else fitting_list(material.real)
     if functions is None:
         material.note("no shipped list of function words fits the person's language: name one with --function-words")
@@ -133,22 +150,70 @@ def _style(config: EvalConfig, material: Material, system: str) -> Part:
     )
 
 
-def _probes(config: EvalConfig, material: Material, system: str) -> Part:
-    return ProbePart(read_probes(config.probes), config.name, config.topic, system, config.quick)
+def _probes(config: EvalConfig, material: Material, base: Candidate) -> Part:
+    return ProbePart(read_probes(config.probes), config.name, config.topic, base.system, config.quick)
 
 
-def _ability(config: EvalConfig, material: Material, system: str) -> Part:
+def _ability(config: EvalConfig, material: Material, base: Candidate) -> Part:
+    return AbilityPart(_items(config), config.quick)
+
+
+def _items(config: EvalConfig) -> list[Item]:
     named = config.ability
-    items = read_items(shipped(f"{SHIPPED_ITEMS}.jsonl") if named == SHIPPED_ITEMS else Path(named))
-    return AbilityPart(items, config.quick)
+    return read_items(shipped(f"{SHIPPED_ITEMS}.jsonl") if named == SHIPPED_ITEMS else Path(named))
 
 
-def _leaks(config: EvalConfig, material: Material, system: str) -> Part:
+def _leaks(config: EvalConfig, material: Material, base: Candidate) -> Part:
     scripts = [Script(one.before, max_prompt=config.max_seq_length) for one in material.asked]
     training = [m.content for c in material.training for m in c.messages if m.role == "assistant" and m.train]
     held_out = [one.real for one in material.asked]
     planted = read_canaries(Path(config.canaries)) if config.canaries else None
     return LeakPart(scripts, training, held_out, planted)
+
+
+def _prompts(config: EvalConfig, material: Material, base: Candidate) -> Part:
+    count = counter(base.model)
+    return PromptPart(
+        material.asked,
+        material.real,
+        persona_prompts(config, material, base, count),
+        count,
+        material.attribution,
+        quick=config.quick,
+        max_prompt=config.max_seq_length,
+        seed=config.seed,
+    )
+
+
+def _consistency(config: EvalConfig, material: Material, base: Candidate) -> Part:
+    return ConsistencyPart(
+        material.real, read_paraphrases(), read_dialogues(), _items(config), quick=config.quick, seed=config.seed
+    )
+
+
+def _bystander(config: EvalConfig, material: Material, base: Candidate) -> Part:
+    return BystanderPart(
+        material.asked,
+        material.real,
+        read_bystanders(),
+        base.system,
+        counter(base.model),
+        material.attribution,
+        quick=config.quick,
+        max_prompt=config.max_seq_length,
+        seed=config.seed,
+    )
+
+
+_MAKERS: dict[str, Callable[[EvalConfig, Material, Candidate], Part]] = {
+    "style": _style,
+    "probes": _probes,
+    "ability": _ability,
+    "leaks": _leaks,
+    "prompts": _prompts,
+    "consistency": _consistency,
+    "bystander": _bystander,
+}
 
 
 def _whole(error: PersonaError) -> str:

@@ -227,6 +227,7 @@ def _sft(config: SftConfig, group: Group) -> TrainResult:
         "parent": None,
         "data_hashes": {name: known.sha256 for name, (_, known) in files.items()},
         "held_out": "valid" in files,
+        "planned_updates": loop_config.updates,
     }
     run = open_run(config, info, group)
     mx.reset_peak_memory()

@@ -1,6 +1,7 @@
 """A page as one file: its HTML with style and script inside, and the policy that allows nothing else.
 
-A page NAME is ``pages/NAME.html`` with the places ``{{style}}`` and ``{{script}}`` for ``NAME.css`` and ``NAME.js``.
+A page NAME is ``pages/NAME.html`` with the places ``{{style}}`` and ``{{script}}``. Its style is that of all our pages
+(``pages.css``), that of all pages here (``pages/shared.css``) and its own ``NAME.css``; its script is ``NAME.js``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
+from mlx_persona.pages import STYLE
+
 
 class Page(NamedTuple):
     """The whole HTML, and the Content-Security-Policy to send with it."""
@@ -20,10 +23,19 @@ class Page(NamedTuple):
 
 
 @cache
-def page(name: str) -> Page:
-    """The page ``name``; it may run its own script, use its own style and talk to where it came from, no more."""
+def page(name: str, style: str = STYLE) -> Page:
+    """The page ``name``; it may run its own script, use its own style and talk to where it came from, no more.
+
+    Args:
+        name: of its files.
+        style: what it has in common with pages that are no part of this package.
+    """
     folder = files("mlx_persona.web") / "pages"
-    html, style, script = ((folder / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    html, script, shared, own = (
+        (folder / file).read_text(encoding="utf-8")
+        for file in (f"{name}.html", f"{name}.js", "shared.css", f"{name}.css")
+    )
+    style += shared + own
     policy = "; ".join(
         [
             "default-src 'none'",

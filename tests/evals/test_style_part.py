@@ -112,7 +112,7 @@ def config(data: Path, **values: Any) -> EvalConfig:
 def report_card(config: EvalConfig, candidates: Sequence[Candidate], system: str) -> tuple[Card, list[str]]:
     """The card of some candidates under one system message, and what could not be measured."""
     material = Material.read(config)
-    (part,) = make_parts(config, material, system)
+    (part,) = make_parts(config, material, Candidate("base", "", None, system))
     assert isinstance(part, StylePart)
     sampling = engine.Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
     who = [replace(one, system=system) for one in candidates]
@@ -378,7 +378,7 @@ def test_a_longer_system_message_takes_no_room_from_the_conversation(
 ) -> None:
     """The prompted base sees as much of what was said as the others, under its own message."""
     settings = config(data, max_seq_length=24)
-    (part,) = make_parts(settings, Material.read(settings), "")
+    (part,) = make_parts(settings, Material.read(settings), Candidate("base", ""))
     name = str(tiny_model_dir)
     who = [Candidate("base", name), Candidate("prompted", name, None, "You are Ann, who says little. " * 4)]
     found = Panel(who, [part], Asking(engine.Sampling(8, 0.8, 0.95, 0), 4)).ask(data / "out")

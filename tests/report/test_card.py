@@ -85,3 +85,63 @@ def test_replies_are_spread_over_all_and_the_person_is_first(tmp_path: Path, cou
     assert said[0].prompt == "p0"
     assert said[0].replies == [("person", "real"), ("base", "b")]
     assert len({one.prompt for one in said}) == len(said) >= min(count, MOST_REPLIES // 2)
+
+
+WORDING = {
+    "function words": {"distance": 0.03, "floor": 0.01, "above": 0.02, "interval": [0.02, 0.05], "size": 400},
+    "letters": {"distance": 0.01, "floor": 0.01, "above": 0.0, "interval": None, "size": 90, "telling": []},
+}
+
+
+def test_wording_has_a_table_of_its_own_and_what_lies_behind_it_is_with_the_details(tmp_path: Path) -> None:
+    scores = {"figures": {"person": {"style_distance": 0.1}, "sft": {"style_distance": 0.2, "wording": WORDING}}}
+    card = written_card(tmp_path / "eval-1", scores, [])
+    place = "eval-1/scores.json#/figures/sft/wording/function words"
+    low, high = (Figure(value, f"{place}/interval/{i}") for i, value in enumerate((0.02, 0.05)))
+    assert [(row.name, row.form, row.cells) for row in card.wording()[:3]] == [
+        ("function words", "loss", [None, Figure(0.03, f"{place}/distance")]),
+        ("95 % interval", "loss", [None, (low, high)]),
+        ("above the floor", "loss", [None, Figure(0.02, f"{place}/above")]),
+    ]
+    assert [row.name for row in card.wording()[3:]] == ["letters", "above the floor"]
+    assert [row.name for row in card.rows()] == ["style distance"]
+    deeper = {f"wording / {measure} / {key}" for measure in WORDING for key in ("floor", "size")}
+    assert {row.name for row in card.details()} == deeper
+
+
+PARTS = {
+    "ability": {
+        "rows": [
+            ["right", {"base": "40.0 % (30.1–50.8)", "sft": "38.5 % (29.0–49.0)"}],
+            ["  95 % interval", {"base": "a"}],
+            ["  95 % interval", {"base": "<b>"}],
+        ],
+        "items": 200,
+    },
+    "odd": {"rows": ["x", ["y"], [1, {}], ["z", []], ["fine", {"sft": 3}]]},
+    "none": {"rows": []},
+    "wrong": 3,
+}
+
+
+def test_every_part_that_has_rows_is_a_table_under_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    columns = {"person": {"loss": None}, "base": {"loss": 2.0}, "sft": {"loss": 1.0}}
+    card = written_card(tmp_path / "runs/eval-1", {"figures": columns, "parts": PARTS, "z": 5}, [])
+    ability, odd = card.parts()
+    assert (ability.name, ability.columns) == ("ability", ["base", "sft"])
+    assert [(row.name, row.cells) for row in ability.rows] == [
+        ("right", ["40.0 % (30.1–50.8)", "38.5 % (29.0–49.0)"]),
+        ("  95 % interval", ["a", None]),
+        ("  95 % interval", ["<b>", None]),
+    ]
+    assert (odd.columns, [row.cells for row in odd.rows]) == (["sft"], [["3"]])
+    text = written("runs/eval-1")
+    assert "<h3><bdi>ability</bdi></h3>" in text
+    assert "<bdi>&lt;b&gt;</bdi>" in text
+    page = Report(text)
+    assert "right 40.0 % (30.1–50.8) 38.5 % (29.0–49.0)" in page.text
+    assert "z 5 parts / ability / items 200" in page.text
+    several = Report(written("runs/eval-1", "runs/eval-1"))
+    assert "eval-1 sft" in several.text
+    assert "38.5 % (29.0–49.0)" in several.text

@@ -13,6 +13,7 @@ import pytest
 from mlx_persona import cli
 from mlx_persona.config import ReportConfig
 from mlx_persona.errors import PersonaError
+from mlx_persona.report import html
 from mlx_persona.report.make import make_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,6 +69,7 @@ def test_without_the_extra_there_is_a_hint(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
+    html._environment.cache_clear()
     assert cli._status(["report", "runs/sft-1"]) == 1
     err = capsys.readouterr().err
     assert f"error: the report needs {package}" in err

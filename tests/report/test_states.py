@@ -13,6 +13,7 @@ import pytest
 from mlx_persona import ui
 from mlx_persona.config import ReportConfig
 from mlx_persona.errors import PersonaError
+from mlx_persona.report import reading
 from mlx_persona.report.make import make_report
 from mlx_persona.report.reading import find_eval, lineage, read_run
 from mlx_persona.runs import Run, adapter_hash
@@ -65,6 +66,12 @@ def test_a_run_without_an_end_says_how_to_go_on(workspace: Path, status: str, sa
     text = Report(written("runs/sft-2")).text
     assert said in text
     assert "mlx-persona sft --resume runs/sft-2" in text
+
+
+def test_a_run_that_ends_while_it_is_read_has_not_died(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    change("runs/sft-1", status="running")
+    monkeypatch.setattr(reading, "is_held", lambda path: bool(change("runs/sft-1", status="done")))
+    assert read_run(Path("runs/sft-1")).status == "done"
 
 
 def test_a_run_that_patience_ended_is_done(workspace: Path) -> None:

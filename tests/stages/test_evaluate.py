@@ -95,6 +95,23 @@ def test_everything_is_asked_scored_and_written(config: Make, tmp_path: Path) ->
         assert all(len(row) == len(columns) for row in rows)
 
 
+def test_the_whole_evaluation_has_every_part_and_a_base_that_is_told_who_to_be(config: Make, tmp_path: Path) -> None:
+    found = evaluate(config(quick=False, max_tokens=2, out=str(tmp_path / "out")))
+    assert list(found.parts) == ["probes", "ability", "leaks", "prompts", "consistency", "bystander"]
+    assert found.card is not None
+    assert list(found.card.figures) == ["person", "others", "base", "prompted", "sft"]
+    for name, scores in found.parts.items():
+        labels = [label for label in scores.get("models", scores.get("training_replies")) if label != "person"]
+        assert labels == ["base", "sft"], name
+    assert len(lines_of(found.folder, "consistency")[40]["sft"]["replies"]) == 10  # a dialogue
+    sure = lines_of(found.folder, "consistency")[-1]
+    assert sure["then"] == ["Are you sure?"]
+    assert len(sure["base"]["replies"]) == 2
+    systems = [line["asked"][0] for line in lines_of(found.folder, "prompts")]
+    assert systems.count({"role": "system", "content": ""}) == 7
+    assert json.loads((found.folder / "run.json").read_text())["judged"].keys() == {"sft"}
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(config: Make, tmp_path: Path) -> None:
     def texts(name: str, seed: int) -> list[bytes]:
         folder = evaluate(config(out=str(tmp_path / name), seed=seed)).folder

@@ -21,10 +21,9 @@ from mlx_persona.evals.blind import first_sides
 from mlx_persona.schema import Message
 from mlx_persona.web import local
 from mlx_persona.web.compare import CompareSite
-from tests.web.browser import watched_page
+from tests.web.browser import CONTRAST, DESK, PHONE, watched_page
 from tests.web.kit import items, resumed, saved, write_comparison
 
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
 Serving = Callable[..., AbstractContextManager[str]]
 
 
@@ -198,15 +197,6 @@ LONG = (
     "and the weather looks fine, and then we dont have to care about parking at all",
     "hahaha yes\nfinally someone says it",
 )
-CONTRAST = """() => {
-  const light = (c) => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number).map((v) => v / 255)
-      .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126*r + 0.7152*g + 0.0722*b; };
-  const paper = (e) => { for (; e; e = e.parentElement) {
-      const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c)) return c; } return "rgb(255, 255, 255)"; };
-  const texts = [...document.querySelectorAll("body *")].filter((e) => e.offsetParent && !e.closest(":disabled")
-      && [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim()));
-  return texts.map((e) => { const [a, b] = [light(getComputedStyle(e).color), light(paper(e))].sort((x, y) => y - x);
-      return [(a + 0.05) / (b + 0.05), e.id || e.className || e.tagName]; }).sort((x, y) => x[0] - y[0])[0]; }"""
 
 
 def looks_right(page: Page, name: Path) -> None:

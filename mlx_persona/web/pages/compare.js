@@ -123,7 +123,7 @@
     const actions = document.querySelector("#asking .actions").getBoundingClientRect();
     const last = $("talk").lastElementChild;
     if (actions.bottom > window.innerHeight && last) {
-      const head = document.querySelector("header").getBoundingClientRect().height;
+      const head = document.querySelector(".bar").getBoundingClientRect().height;
       window.scrollTo(0, last.getBoundingClientRect().top - head - 8);
     }
   }
