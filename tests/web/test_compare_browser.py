@@ -85,6 +85,7 @@ def test_mouse_undo_and_two_windows(chromium: Browser, serving: Serving, folder:
         expect(page.locator("#count")).to_have_text("1 of 4")
         assert saved(folder) == [other[firsts[0]]]
         with watched_page(chromium, address) as second:
+            expect(second.locator("#count")).to_have_text("1 of 4")  # a key before there is a question means nothing
             press(second, "1", "2 of 4")
         page.keyboard.press("2")  # about an item that the other window has answered: not taken
         expect(page.locator("#count")).to_have_text("2 of 4")
@@ -247,6 +248,7 @@ def test_at_the_end_it_says_whether_a_judge_is_next(
     chromium: Browser, serving: Serving, folder: Path, judge: bool
 ) -> None:
     with serving(folder, judge) as address, watched_page(chromium, address) as page:
+        expect(page.locator("#asking")).to_be_visible()
         for done in range(4):
             press(page, "1", f"{done + 1} of 4")
         page.keyboard.press("Enter")
