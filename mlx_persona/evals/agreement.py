@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 LOWEST, HIGHEST = 1, 5
+# Scores that differ by less do so through rounding: 2.5 may come as 2.4999999999999996.
+DECIMALS = 9
 _RESAMPLES = 2000
 
 
@@ -82,7 +84,7 @@ def agreement(groups: Sequence[int], first: Sequence[int], second: Sequence[floa
 
 def rounded(score: float) -> int:
     """The nearest whole number from 1 to 5; halves go up."""
-    return min(HIGHEST, max(LOWEST, math.floor(score + 0.5)))
+    return min(HIGHEST, max(LOWEST, math.floor(round(score, DECIMALS) + 0.5)))
 
 
 def quadratic_kappa(first: Floats, second: Floats) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlx_persona.errors import PersonaError
-from mlx_persona.evals.agreement import HIGHEST, LOWEST, Agreement, agreement
+from mlx_persona.evals.agreement import DECIMALS, HIGHEST, LOWEST, Agreement, agreement
 from mlx_persona.evals.blind import SIDES, A, B, Session
 from mlx_persona.evals.intervals import Tally
 
@@ -124,7 +124,7 @@ class Judged:
         rows += [
             [f"judge prefers {labels[side]}", f"{self.preferred[side]} of {len(self.ratings.scores)}"] for side in SIDES
         ]
-        rows += [["  the side that you chose", self.choices.shown()]]
+        rows += [["  the same side as you", self.choices.shown()]]
         for name, one in self.dimensions.items():
             title = name.replace("_", " ")
             rows += [[f"judge on {title}: {labels[side]}", f"{one.means[side]:.2f}"] for side in SIDES]
@@ -135,7 +135,7 @@ class Judged:
 
 def judged(session: Session, ratings: Ratings) -> Judged:
     """Compare a judge's ratings with the answers so far."""
-    means = [{side: _mean(list(item[side].values())) for side in SIDES} for item in ratings.scores]
+    means = [{side: round(_mean(list(item[side].values())), DECIMALS) for side in SIDES} for item in ratings.scores]
     better = [A if mean[A] > mean[B] else B if mean[B] > mean[A] else None for mean in means]
     both = [
         (side, choice)

@@ -53,7 +53,16 @@ def test_rank_correlation_has_no_meaning_with_one_score() -> None:
 
 
 def test_scores_are_rounded_halves_up_and_stay_on_the_scale() -> None:
-    assert [rounded(score) for score in (1.0, 1.49, 1.5, 2.5, 4.5, 5.0, 5.4, 0.2)] == [1, 1, 2, 3, 5, 5, 5, 1]
+    assert [rounded(score) for score in (1.0, 1.49, 1.5, 2.4999999999999996, 4.5, 5.0, 5.4, 0.2)] == [
+        1,
+        1,
+        2,
+        3,
+        5,
+        5,
+        5,
+        1,
+    ]
 
 
 def test_the_second_rater_is_rounded_for_kappa_only() -> None:

@@ -57,6 +57,13 @@ def test_the_side_with_the_higher_mean_over_dimensions_is_preferred() -> None:
     assert found.choices == Tally(0, 1)
 
 
+def test_what_differs_through_rounding_only_is_a_tie() -> None:
+    scores = ({"a": {"x": 1.1, "y": 1.3, "z": 1.7}, "b": {"x": 1.7, "y": 1.3, "z": 1.1}},)
+    assert sum((1.1, 1.3, 1.7)) / 3 != sum((1.7, 1.3, 1.1)) / 3
+    found = judged(pressed(session("a"), "1"), Ratings("u", "m", {"x": "", "y": "", "z": ""}, scores, 6))
+    assert (found.ties, found.choices) == (1, Tally(0, 0))
+
+
 def test_without_a_rubric_there_are_means_and_choices_but_no_agreement() -> None:
     result = score(pressed(session("ab"), "12"), LABELS, ratings((3, 2), (4, 1), name="persona_energy"))
     assert result.judge is not None
@@ -64,7 +71,7 @@ def test_without_a_rubric_there_are_means_and_choices_but_no_agreement() -> None
     rows = dict(map(tuple, result.rows()))
     assert rows["judge"] == "judge-7b"
     assert (rows["judge prefers base"], rows["judge prefers sft-1"]) == ("2 of 2", "0 of 2")
-    assert rows["  the side that you chose"] == "2/2 (34-100 %)"
+    assert rows["  the same side as you"] == "2/2 (34-100 %)"
     assert rows["judge on persona energy: base"] == "3.50"
     assert not any("kappa" in name for name in rows)
 
@@ -101,7 +108,7 @@ def test_figures_without_a_meaning_are_shown_as_none() -> None:
     assert rows["  agreement with you on 2 replies (kappa)"] == "-"
     assert rows["  rank correlation with you"] == "-"
     assert rows["  judge minus you"] == "+0.00"
-    assert rows["  the side that you chose"] == "-"
+    assert rows["  the same side as you"] == "-"
 
 
 def test_ratings_are_read_as_they_were_written() -> None:
