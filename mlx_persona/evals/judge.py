@@ -27,7 +27,7 @@ from mlx_persona.schema import Message, dump_line
 KEY = "MLX_PERSONA_JUDGE_KEY"
 CACHE = "judge.jsonl"
 ATTEMPTS = 3
-TIMEOUT = 60.0  # seconds for one answer
+TIMEOUT = 180.0  # seconds for one answer
 # Where the digits have less probability than this together, the judge did not mean to give one.
 _MASS = 0.5
 _HERE = ("127.0.0.1", "::1", "localhost")
@@ -181,7 +181,11 @@ class Judge:
                 if error.code < 500 and error.code != 429:
                     raise _Refused(f"{refuses}: {problem}", self._kept or None) from error
             except (OSError, HTTPException, ValueError) as error:  # nobody there, too slow, not JSON
-                problem = str(getattr(error, "reason", error)) or type(error).__name__
+                reason = getattr(error, "reason", error)
+                problem = str(reason) or type(error).__name__
+                if isinstance(reason, TimeoutError):  # what asks a slow server again makes it slower
+                    problem = f"nothing came within {TIMEOUT:g} s"
+                    break
         raise PersonaError(f"the judge at {self.url} does not answer: {problem}", self._hint(_ALIVE))
 
 

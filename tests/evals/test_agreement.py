@@ -77,12 +77,12 @@ def test_intervals_draw_whole_groups_and_are_the_same_each_time() -> None:
     assert found.difference_interval is not None
     rng = np.random.default_rng(1)
     kappas, differences = [], []
-    for _ in range(1500):
+    for _ in range(500):
         rows = np.array([[2 * i, 2 * i + 1] for i in rng.integers(30, size=30)]).ravel()
         kappas.append(cohen_kappa_score(first[rows], second[rows], labels=SCALE, weights="quadratic"))
         differences.append((second - first)[rows].mean())
-    assert found.interval == pytest.approx(np.quantile(kappas, (0.025, 0.975)), abs=0.02)
-    assert found.difference_interval == pytest.approx(np.quantile(differences, (0.025, 0.975)), abs=0.03)
+    assert found.interval == pytest.approx(np.quantile(kappas, (0.025, 0.975)), abs=0.04)
+    assert found.difference_interval == pytest.approx(np.quantile(differences, (0.025, 0.975)), abs=0.05)
 
 
 def test_things_of_one_group_say_less_than_as_many_on_their_own() -> None:

@@ -24,21 +24,21 @@ from mlx_persona.web.compare import CompareSite
 from tests.web.browser import CONTRAST, DESK, PHONE, watched_page
 from tests.web.kit import items, resumed, saved, write_comparison
 
-Serving = Callable[[Path], AbstractContextManager[str]]
+Serving = Callable[..., AbstractContextManager[str]]
 
 
 @pytest.fixture
 def serving(monkeypatch: pytest.MonkeyPatch) -> Serving:
-    """``with serving(folder) as address``: the program, in a thread."""
+    """``with serving(folder) as address``: the program, in a thread; ``judge=True``: one is asked at the end."""
 
     @contextmanager
-    def serve(folder: Path) -> Iterator[str]:
+    def serve(folder: Path, judge: bool = False) -> Iterator[str]:
         printed, stops, ready = [], [], threading.Event()
         monkeypatch.setattr(ui, "notice", lambda text, hint=None: (printed.append(text), ready.set()))
 
         def run() -> None:
             with local.listening(None) as sock, resumed(folder) as comparison:
-                site = CompareSite(comparison)
+                site = CompareSite(comparison, judge)
 
                 def start(stop: local.Stop) -> None:
                     stops.append(stop)
@@ -85,6 +85,7 @@ def test_mouse_undo_and_two_windows(chromium: Browser, serving: Serving, folder:
         expect(page.locator("#count")).to_have_text("1 of 4")
         assert saved(folder) == [other[firsts[0]]]
         with watched_page(chromium, address) as second:
+            expect(second.locator("#count")).to_have_text("1 of 4")  # a key before there is a question means nothing
             press(second, "1", "2 of 4")
         page.keyboard.press("2")  # about an item that the other window has answered: not taken
         expect(page.locator("#count")).to_have_text("2 of 4")
@@ -240,3 +241,16 @@ def test_it_looks_right_on_a_phone_and_on_a_desk(
         page.keyboard.press("Enter")
         expect(page.locator("#over")).to_be_focused()
         looks_right(page, tmp_path / f"over-{name}.png")
+
+
+@pytest.mark.parametrize("judge", [False, True])
+def test_at_the_end_it_says_whether_a_judge_is_next(
+    chromium: Browser, serving: Serving, folder: Path, judge: bool
+) -> None:
+    with serving(folder, judge) as address, watched_page(chromium, address) as page:
+        expect(page.locator("#asking")).to_be_visible()
+        for done in range(4):
+            press(page, "1", f"{done + 1} of 4")
+        page.keyboard.press("Enter")
+        next_one = " The judge is asked next: the terminal shows what it says." if judge else ""
+        expect(page.locator("#over")).to_have_text(f"Saved. You can close this page.{next_one}")
