@@ -23,12 +23,11 @@ _WHERE = {
     "make_pairs": "mlx_persona.stages.pairs",
     "dpo": "mlx_persona.stages.dpo",
     "fuse": "mlx_persona.stages.fuse",
-    "make_card": "mlx_persona.stages.card",
+    "evaluate": "mlx_persona.stages.evaluate",
     "compare": "mlx_persona.web.compare",
     "make_report": "mlx_persona.report.make",
     "watch": "mlx_persona.web.watch",
     "plant_canaries": "mlx_persona.stages.canaries",
-    "probe": "mlx_persona.stages.probe",
     "bench": "mlx_persona.benchmarks.step",
     "doctor": "mlx_persona.backend",
     "selftest": "mlx_persona.selftest.run",
@@ -40,7 +39,7 @@ _WHERE = {
         f"{name}Config": "mlx_persona.config"
         for name in (
             *("Clean", "Augment", "Plan", "Sft", "Pairs", "Dpo", "Fuse"),
-            *("Generate", "Card", "Probe", "Canaries", "Compare", "Report", "Watch", "Bench", "Show", "Demo", "Doctor"),
+            *("Generate", "Eval", "Canaries", "Compare", "Report", "Watch", "Bench", "Show", "Demo", "Doctor"),
         )
     },
 }

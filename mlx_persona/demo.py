@@ -1,4 +1,4 @@
-"""The whole path on an embedded model and real conversations: clean, sft, pairs, dpo, fuse, report card.
+"""The whole path on an embedded model and real conversations: from an export to a page about the persona.
 
     make demo
 
@@ -15,12 +15,21 @@ from typing import Any
 
 from mlx_persona import ui
 from mlx_persona.cleaning import clean
-from mlx_persona.config import CardConfig, CleanConfig, DemoConfig, DpoConfig, FuseConfig, PairsConfig, SftConfig
+from mlx_persona.config import (
+    CleanConfig,
+    DemoConfig,
+    DpoConfig,
+    EvalConfig,
+    FuseConfig,
+    PairsConfig,
+    ReportConfig,
+    SftConfig,
+)
 from mlx_persona.errors import PersonaError
-from mlx_persona.evals.card import Card
 from mlx_persona.models.embedded import fetch_conversations, fetch_model
-from mlx_persona.stages.card import make_card
+from mlx_persona.report.make import make_report
 from mlx_persona.stages.dpo import dpo
+from mlx_persona.stages.evaluate import Evaluation, Table, evaluate
 from mlx_persona.stages.fuse import FuseResult, fuse
 from mlx_persona.stages.pairs import make_pairs
 from mlx_persona.stages.sft import sft
@@ -40,8 +49,8 @@ class DemoResult:
     sft: TrainResult
     dpo: TrainResult
     fused: FuseResult
-    card: Card
-    report: Path
+    scores: Evaluation
+    page: Path | None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -51,14 +60,20 @@ class DemoResult:
             "sft": self.sft.to_json(),
             "dpo": self.dpo.to_json(),
             "fuse": self.fused.to_json(),
-            "card": self.card.to_json(),
-            "report": str(self.report),
+            "eval": {"path": str(self.scores.folder), **self.scores.to_json()},
+            "report": str(self.page) if self.page else None,
             "seconds": self.seconds,
         }
 
+    def tables(self) -> dict[str, Table]:
+        """What the evaluation came to, title by title."""
+        return self.scores.tables()
+
     def examples(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """A few prompts with everybody's reply."""
-        return [(e["prompt"], [(k, v) for k, v in e.items() if k != "prompt"]) for e in self.card.examples(4)]
+        card = self.scores.card
+        assert card is not None  # the quick evaluation looks at style
+        return [(e["prompt"], [(k, v) for k, v in e.items() if k != "prompt"]) for e in card.examples(4)]
 
     def lines(self) -> list[str]:
         """The figures of the stages, for people."""
@@ -73,7 +88,8 @@ class DemoResult:
             f"chosen replies' loss {more['reference_chosen_loss']:.3f} -> {more['chosen_loss']:.3f}",
             f"Fuse: retention {widths}; chosen: {self.fused.bits} bits",
             f"Time: {spent}",
-            f"Report card: {self.report}/scores.json, every reply: {self.report}/replies.jsonl",
+            f"Scores: {self.scores.folder}/scores.json, every reply: {self.scores.folder}/replies.jsonl",
+            *([f"All of it as a page: {self.page}"] if self.page else []),
             f"Everything lies in {self.folder}; talk to it: mlx-persona chat -C {self.folder}",
         ]
 
@@ -107,9 +123,11 @@ def demo(config: DemoConfig) -> DemoResult:
     lap("dpo")
     fused = fuse(fuse_config(data, str(runs / "dpo-1"), str(runs / "fused-1")))
     lap("fuse")
-    card, report = make_card(card_config(config, data), runs)
-    lap("card")
-    return DemoResult(out, tuned, preferred, fused, card, report, seconds)
+    scores = evaluate(eval_config(config, data), runs)
+    lap("eval")
+    page = _page(str(runs / "dpo-1"))
+    lap("report")
+    return DemoResult(out, tuned, preferred, fused, scores, page, seconds)
 
 
 def sft_config(config: DemoConfig, model: str, data: str, out: str) -> SftConfig:
@@ -161,9 +179,18 @@ def fuse_config(data: str, adapter: str, out: str) -> FuseConfig:
     return FuseConfig(adapter=adapter, out=out, data=data, try_all=True, gate_tokens=384, max_seq_length=ROW)
 
 
-def card_config(config: DemoConfig, data: str) -> CardConfig:
-    """As many replies as the style distance needs, and the loss on rows as long as those trained on."""
-    return CardConfig(data=data, n=104, loss_rows=64, max_tokens=32, max_seq_length=ROW, seed=config.seed)
+def eval_config(config: DemoConfig, data: str) -> EvalConfig:
+    """The quick evaluation, with replies and rows as long as those trained on."""
+    return EvalConfig(data=data, quick=True, max_tokens=32, max_seq_length=ROW, seed=config.seed)
+
+
+def _page(run: str) -> Path | None:
+    """The run as a page; a missing extra is no reason to fail at the end."""
+    try:
+        return make_report(ReportConfig(runs=(run,))).path
+    except PersonaError as error:
+        ui.warn("; ".join(part for part in (error.message, error.hint) if part))
+        return None
 
 
 def _empty(out: Path) -> None:

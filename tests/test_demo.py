@@ -14,7 +14,7 @@ import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
 import pytest
 
 from mlx_persona import cli, demo
-from mlx_persona.config import CardConfig, DemoConfig
+from mlx_persona.config import DemoConfig, EvalConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.runs import read_info
 from tests.toy import write_export, write_model
@@ -36,7 +36,7 @@ def toys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     quick("dpo_config", updates=2, eval_every=2, max_seq_length=192)
     quick("fuse_config", gate_tokens=32, max_seq_length=192, min_retention=0.0)
     small = {"n": 10, "max_tokens": 8, "max_seq_length": 192, "batch_size": 8}
-    monkeypatch.setattr(demo, "CardConfig", lambda **given: CardConfig(**{**given, **small}))
+    monkeypatch.setattr(demo, "EvalConfig", lambda **given: EvalConfig(**{**given, **small}))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -45,12 +45,18 @@ def test_every_stage_runs_and_finds_the_one_before(toys: Path, capsys: pytest.Ca
     assert cli._status(["demo", "--me", "Ann", "--json"]) == 0
     out, err = capsys.readouterr()
     result = json.loads(out)
-    assert result["seconds"].keys() == {"fetch", "clean", "sft", "pairs", "dpo", "fuse", "card"}
+    assert result["seconds"].keys() == {"fetch", "clean", "sft", "pairs", "dpo", "fuse", "eval", "report"}
     assert all(f"[{name}: " in err for name in result["seconds"])
     parents = {name: (read_info(Path("demo/runs") / name) or {})["parent"] for name in ("sft-1", "dpo-1", "fused-1")}
     assert parents == {"sft-1": None, "dpo-1": "demo/runs/sft-1", "fused-1": "demo/runs/dpo-1"}
     assert result["fuse"]["widths"].keys() == {"4", "8", "16"}
-    assert Path("demo/runs/eval-1/scores.json").is_file()
+    assert json.loads(Path("demo/runs/eval-1/scores.json").read_text())["parts"].keys() == {
+        "probes",
+        "ability",
+        "leaks",
+    }
+    assert result["report"] == "demo/runs/dpo-1/report.html"
+    assert "Report card" in Path(result["report"]).read_text()
     assert cli._status(["demo", "--me", "Ann"]) == 0  # an earlier demo makes room
     out = capsys.readouterr().out
     assert "Report card" in out

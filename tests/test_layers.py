@@ -137,7 +137,7 @@ def test_modules_and_functions_stay_short_and_described(path: Path) -> None:
         ("import mlx_persona", ("mlx", "rich", "click", "yaml")),
         ("import data_prep.pipeline", ("mlx", "mlx_lm", "transformers", "rich")),
         ("from mlx_persona import PersonaError, CleanConfig, clean", ("mlx", "mlx_lm", "transformers")),
-        ("import mlx_persona.web.compare", ("mlx", "mlx_lm", "transformers", "starlette", "uvicorn")),
+        ("import mlx_persona.web.compare", ("mlx_lm", "transformers", "starlette", "uvicorn")),
         ("from mlx_persona.cli import main; main(['clean', '--help'], standalone_mode=False)", ("mlx", "mlx_lm")),
     ],
 )

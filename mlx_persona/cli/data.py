@@ -1,4 +1,4 @@
-"""``clean`` and ``data show``."""
+"""``clean``, ``data show`` and ``canaries``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data_prep.report import CleanReport
 from mlx_persona import ui
 from mlx_persona.cleaning import clean
 from mlx_persona.cli.options import command
-from mlx_persona.config import CleanConfig, ShowConfig
+from mlx_persona.config import CanariesConfig, CleanConfig, ShowConfig
 
 
 def _clean(config: CleanConfig, as_json: bool, list_only: bool, look: bool) -> None:
@@ -89,6 +89,17 @@ def _show(config: ShowConfig, as_json: bool) -> None:
     ui.info(shown.summary)
 
 
+def _canaries(config: CanariesConfig, as_json: bool) -> None:
+    from mlx_persona.stages.canaries import plant_canaries
+
+    planted = plant_canaries(config)
+    if as_json:
+        ui.json_out({"path": config.out, "n": len(planted)})
+        return
+    ui.info(f"next: mlx-persona sft --extra {config.out}, then mlx-persona eval --canaries {config.out}")
+    ui.text_out(config.out)
+
+
 _RAW = click.Argument(["raw"], nargs=-1, metavar="RAW...")
 _LIST = click.Option(["list_only", "--list-people"], is_flag=True, help="show who speaks, with counts, and stop")
 _AUDIT = click.Option(["look", "--audit"], is_flag=True, help="show samples of what was redacted last, and stop")
@@ -107,5 +118,8 @@ commands: dict[str, click.Command] = {
         [_RAW, _LIST, _AUDIT],
     ),
     "data": _data,
+    "canaries": command(
+        "canaries", CanariesConfig, _canaries, "Make up secrets to train on, for which eval asks the trained model."
+    ),
 }
 __all__: list[Any] = ["commands"]

@@ -11,11 +11,11 @@ from mlx_persona.cli.options import command
 from mlx_persona.config import (
     BenchConfig,
     BlocksBenchConfig,
-    CardConfig,
     CleanBenchConfig,
     DataBenchConfig,
     DoctorConfig,
     DpoBenchConfig,
+    EvalConfig,
     GenerateBenchConfig,
     LossBenchConfig,
 )
@@ -25,15 +25,19 @@ if TYPE_CHECKING:
     from mlx_persona.selftest.run import SelfTest
 
 
-def _eval(config: CardConfig, as_json: bool) -> None:
-    from mlx_persona.stages.card import make_card
+def _eval(config: EvalConfig, as_json: bool) -> None:
+    from mlx_persona.evals.choice import spoken
+    from mlx_persona.stages.evaluate import evaluate
 
-    card, folder = make_card(config)
+    found = evaluate(config)
     if as_json:
-        ui.json_out({"path": str(folder), **card.to_json()})
+        ui.json_out({"path": str(found.folder), **found.to_json()})
         return
-    ui.table_out("Report card", *card.table())
-    ui.text_out(str(folder))
+    for title, table in found.tables().items():
+        ui.table_out(title.capitalize(), *table)
+    for line in spoken(found.choice or {}):
+        ui.text_out(line)
+    ui.text_out(str(found.folder))
 
 
 def _bench(config: BenchConfig, as_json: bool) -> None:
@@ -141,7 +145,13 @@ def _selftest() -> SelfTest:
 
 
 commands: dict[str, click.Command] = {
-    "eval": command("eval", CardConfig, _eval, "The report card: base, SFT, DPO and fused beside the real person."),
+    "eval": command(
+        "eval",
+        EvalConfig,
+        _eval,
+        "Is it them? Base, SFT, DPO and fused model beside the real person.",
+        [click.Argument(["runs"], nargs=-1, metavar="[RUN]...")],
+    ),
     "bench": command("bench", BenchConfig, _bench, "Measure our training step against stock mlx-lm's, here and now."),
     "bench-loss": command(
         "bench-loss",

@@ -18,9 +18,10 @@ def _demo(config: DemoConfig, as_json: bool) -> None:
     for prompt, replies in result.examples():
         ui.text_out(f"\n> {ui.visible(prompt)}")
         for label, reply in replies:
-            ui.text_out(f"  {label:>6}: {ui.visible(reply)}")
+            ui.text_out(f"  {label:>8}: {ui.visible(reply)}")
     ui.text_out("")
-    ui.table_out("Report card", *result.card.table())
+    for title, table in result.tables().items():
+        ui.table_out(title.capitalize(), *table)
     for line in result.lines():
         ui.text_out(line)
 

@@ -14,6 +14,7 @@ from mlx_persona.config.data import (
     PairsConfig,
     ReviewConfig,
 )
+from mlx_persona.config.evaluating import EvalConfig
 from mlx_persona.config.measuring import (
     BenchConfig,
     BlocksBenchConfig,
@@ -27,11 +28,9 @@ from mlx_persona.config.measuring import (
 )
 from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
 from mlx_persona.config.use import (
-    CardConfig,
     CompareConfig,
     FuseConfig,
     GenerateConfig,
-    ProbeConfig,
     ReportConfig,
     ShowConfig,
     WatchConfig,
@@ -47,7 +46,6 @@ __all__ = [
     "BenchConfig",
     "BlocksBenchConfig",
     "CanariesConfig",
-    "CardConfig",
     "CleanBenchConfig",
     "CleanConfig",
     "CompareConfig",
@@ -56,13 +54,13 @@ __all__ = [
     "DoctorConfig",
     "DpoBenchConfig",
     "DpoConfig",
+    "EvalConfig",
     "FuseConfig",
     "GenerateBenchConfig",
     "GenerateConfig",
     "LossBenchConfig",
     "PairsConfig",
     "PlanConfig",
-    "ProbeConfig",
     "ReportConfig",
     "ReviewConfig",
     "SftConfig",

@@ -65,6 +65,12 @@ class SftConfig(_TrainConfig):
     dora: bool = option(True, "DoRA (magnitude and direction) or plain LoRA", flag="--dora/--lora")
     num_layers: int = option(-1, "adapt the last N blocks; -1 is all", minimum=-1)
     mask_prompt: bool = option(True, "train on the person's replies only, or on every token")
+    select: str = option(
+        "loss",
+        "which checkpoint becomes the adapter: the one with the lowest loss, or the one whose replies sound most like "
+        "the person (takes a while longer)",
+        choices=("loss", "style"),
+    )
     extra: tuple[str, ...] = option(
         (), "a further folder whose train.jsonl is trained on too, as augment writes one; repeatable"
     )

@@ -50,30 +50,6 @@ class GenerateConfig:
 
 
 @dataclass(frozen=True)
-class CardConfig:
-    """A quick report card: the person's held-out replies against each model's."""
-
-    data: str = option("data/clean", "folder with test.jsonl (else valid.jsonl)")
-    out: str = option("", "folder to write to (default: the next free runs/eval-<n>)")
-    n: int = option(100, "held-out prompts to answer", minimum=10)
-    loss_rows: int = option(64, "held-out rows for the loss, evenly spread", minimum=1)
-    max_tokens: int = option(64, "longest reply, in tokens", minimum=1)
-    max_seq_length: int = option(512, "tokens per held-out conversation, and per prompt to answer", minimum=16)
-    temperature: float = option(0.8, "sampling temperature (0: greedy)", minimum=0.0)
-    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
-    batch_size: int = option(64, "replies written at once", minimum=1)
-    function_words: str = option(
-        "",
-        "file with the function words of your language, separated by spaces or lines (default: the shipped list that "
-        "fits: de, en, es, fr)",
-    )
-    seed: int = option(0, "fixes everything random", minimum=0)
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-@dataclass(frozen=True)
 class CompareConfig:
     """A blind comparison of two sides by somebody who knows the person."""
 
@@ -96,6 +72,12 @@ class CompareConfig:
     top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
     batch_size: int = option(32, "replies written at once", minimum=1)
     seed: int = option(0, "fixes everything random, the order of the replies too", minimum=0)
+    judge: str = option(
+        "",
+        "rates the same replies once all is answered: a server with OpenAI's protocol, like http://127.0.0.1:80/v1 "
+        "(default: none, and nothing is sent anywhere)",
+    )
+    judge_model: str = option("", "which model of the judge's (default: the first that it names)")
     port: int | None = option(
         None, "port of the page on this machine (default: 8765, or the next free one)", minimum=1, maximum=65535
     )
@@ -106,6 +88,8 @@ class CompareConfig:
         names = [name.strip().lower() for name in self.rubric]
         if "" in names or "choice" in names or len(set(names)) < len(names):
             raise PersonaError(f"rubric must name different things, none of them choice, got {', '.join(self.rubric)}")
+        if self.judge_model and not self.judge:
+            raise PersonaError("judge_model must come with judge, got no judge", "name its address: --judge URL")
 
 
 @dataclass(frozen=True)
@@ -116,40 +100,6 @@ class ReportConfig:
     out: str = option("", "file to write (default: report.html in the run, or beside the runs that are compared)")
     eval: str = option("", "evaluation whose card to show (default: the newest that judged what the run made)")
     open: bool = option(False, "open the page in the browser")
-
-    def __post_init__(self) -> None:
-        check(self)
-
-
-@dataclass(frozen=True)
-class ProbeConfig:
-    """Probes of character and questions of knowledge, to a trained model and its base."""
-
-    adapter: str = option("", "adapter or run to ask; 'none' for a model alone (default: the newest run)")
-    model: str = option("", MODEL_HELP + " (default: the one the adapter was made for)")
-    probes: str = option(
-        "probes", "what to ask: the shipped probes or work, a YAML file of your own in the same form, or none"
-    )
-    ability: str = option(
-        "ability", "questions that are right or wrong: the shipped ability, a JSONL file of your own, or none"
-    )
-    quick: bool = option(False, "a fifth of everything, evenly spread")
-    name: str = option("", "what the probes call the person (default: nothing)")
-    topic: str = option("music", "what the person likes to talk about")
-    system: str | None = option(None, "system message (default: the one trained with)")
-    data: str = option("data/clean", "train.jsonl and held-out replies, to find copied ones; need not exist")
-    canaries: str = option("", "folder that mlx-persona canaries wrote and sft --extra was given (default: none)")
-    judge: str = option(
-        "",
-        "rates voice and naturalness: a server with OpenAI's protocol, like http://127.0.0.1:80/v1 (default: none)",
-    )
-    judge_model: str = option("", "which model of the judge's (default: the first that it names)")
-    max_tokens: int = option(96, "longest reply, in tokens", minimum=1)
-    temperature: float = option(0.8, "sampling temperature of probes (0: greedy); questions are greedy", minimum=0.0)
-    top_p: float = option(0.95, "nucleus sampling mass", above=0.0, maximum=1.0)
-    batch_size: int = option(64, "replies written at once", minimum=1)
-    out: str = option("", "folder to write to (default: the next free runs/probe-<n>)")
-    seed: int = option(0, "fixes everything random", minimum=0)
 
     def __post_init__(self) -> None:
         check(self)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from mlx_persona.evals.blind import CHOICE, SIDES, TIE, A, B, Session
+from mlx_persona.evals.blind_judge import Judged, Ratings, judged
 from mlx_persona.evals.intervals import wilson
 
 REAL = "real"
@@ -66,6 +67,7 @@ class Result:
         first: how often the reply shown first was chosen: far from half, habit speaks too.
         ratings: measure -> means.
         cut: side -> replies that reached the token limit, which may give a model away.
+        judge: what a judge says of the same replies; None where none was asked.
     """
 
     labels: dict[str, str]
@@ -78,6 +80,7 @@ class Result:
     first: Share
     ratings: dict[str, Rating]
     cut: dict[str, int]
+    judge: Judged | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The result as one JSON object; ``win_rate``, ``interval`` and ``p_value`` are b's."""
@@ -96,6 +99,7 @@ class Result:
             "first_chosen": asdict(self.first),
             "ratings": {name: asdict(rating) for name, rating in self.ratings.items()},
             "cut": self.cut,
+            "judge": self.judge.to_json() if self.judge else None,
         }
 
     @property
@@ -148,11 +152,11 @@ class Result:
             for side, label in _each(a, b)
             if self.cut[side]
         ]
-        return rows
+        return rows + (self.judge.rows(self.labels) if self.judge else [])
 
 
-def score(session: Session, labels: dict[str, str]) -> Result:
-    """Count the answers so far; ``labels`` names the sides, ``real`` being the person."""
+def score(session: Session, labels: dict[str, str], ratings: Ratings | None = None) -> Result:
+    """Count the answers so far; ``labels`` names the sides, ``real`` being the person, ``ratings`` are a judge's."""
     choices = [(answer.step.item, str(answer.value)) for answer in session.answers if answer.step.ask == CHOICE]
     picked = [choice for _, choice in choices]
     wins = {side: picked.count(side) for side in SIDES}
@@ -170,6 +174,7 @@ def score(session: Session, labels: dict[str, str]) -> Result:
         first=share_of(first, decided),
         ratings={name: _rating(session, name) for name in session.rubric},
         cut={side: sum(item.cut[side] for item in session.items) for side in SIDES},
+        judge=judged(session, ratings) if ratings else None,
     )
 
 

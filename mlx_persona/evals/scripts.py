@@ -28,11 +28,14 @@ class Script:
             one that the model was trained with is used; an empty one (``Message("system", "")``) means none.
         then: further turns of the user, each said after the model's reply to the one before it.
         greedy: take the likeliest token each time, as a question with one right answer should be asked.
+        max_prompt: longest prompt in tokens, longer ones lose their oldest turns; None: as long as it is. A model with
+            a longer system message than the first one's gets so much more.
     """
 
     before: tuple[Message, ...]
     then: tuple[str, ...] = ()
     greedy: bool = False
+    max_prompt: int | None = None
 
     @property
     def replies(self) -> int:
@@ -41,10 +44,18 @@ class Script:
 
 
 class Part(Protocol):
-    """One part of an evaluation. ``name`` is its key in ``scores.json``."""
+    """One part of an evaluation. ``name`` is its key in ``scores.json``; ``everyone`` says whom it asks.
+
+    A part that is not for ``everyone`` asks the base model and what was trained on it, not the controls.
+    """
 
     name: str
-    scripts: Sequence[Script]
+    everyone: bool
+
+    @property
+    def scripts(self) -> Sequence[Script]:
+        """What is asked."""
+        ...
 
     def score(self, answers: Answers) -> dict[str, Any]:
         """What the answers come to, as plain JSON values; the first label is the base model's."""

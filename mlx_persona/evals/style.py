@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Weights = tuple[Floats | None, Floats]
 
 # A feature counts for at most this many of the person's spreads.
 CAP = 2.0
@@ -158,34 +159,34 @@ def profile(texts: Sequence[str]) -> StyleProfile:
     return StyleProfile(np.array([[measure(reply) for measure in _MEASURES] for reply in replies]))
 
 
-def wasserstein(a: Floats, b: Floats, weights: Floats | None = None) -> Floats:
+def wasserstein(a: Floats, b: Floats, weights: Weights | None = None) -> Floats:
     """1-D Wasserstein-1 distances, the area between two empirical distribution functions (Vallender, 1974).
 
     Args:
-        a: values (N,), each of the same weight.
+        a: values (N,).
         b: values (M,).
-        weights: (K, M), K ways to weigh ``b``, rows summing to 1; None: one, with equal weights.
+        weights: (K, N) and (K, M), K ways to weigh both sides, rows summing to 1; None for equal ones.
 
     Returns:
         (K,) distances, in the unit of the values.
     """
     grid = np.unique(np.concatenate([a, b]))  # (Z,)
-    below_a = _share_below(a, grid[:-1])  # (Z-1,)
-    if weights is None:
-        below_b = _share_below(b, grid[:-1])[None]  # (1, Z-1)
-    else:
-        below_b = weights @ (b[:, None] <= grid[None, :-1]).astype(np.float64)  # (K, Z-1)
-    areas: Floats = np.abs(below_b - below_a) @ np.diff(grid)
+    of_a, of_b = weights if weights is not None else (None, None)
+    apart = _share_below(a, grid[:-1], of_a) - _share_below(b, grid[:-1], of_b)  # (K, Z-1)
+    areas: Floats = np.abs(apart) @ np.diff(grid)
     return areas
 
 
-def _share_below(values: Floats, at: Floats) -> Floats:
-    """The empirical distribution function of some values: (Z,)."""
-    counts: Floats = np.searchsorted(np.sort(values), at, side="right") / len(values)
+def _share_below(values: Floats, at: Floats, weights: Floats | None) -> Floats:
+    """Empirical distribution functions of some values (N,), one per row of weights (K, N), at ``at`` (Z,): (K, Z)."""
+    if weights is not None:
+        weighed: Floats = weights @ (values[:, None] <= at[None]).astype(np.float64)
+        return weighed
+    counts: Floats = np.searchsorted(np.sort(values), at, side="right")[None] / len(values)
     return counts
 
 
-def _capped(person: StyleProfile, other: StyleProfile, spread: Floats, weights: Floats | None = None) -> Floats:
+def _capped(person: StyleProfile, other: StyleProfile, spread: Floats, weights: Weights | None = None) -> Floats:
     """Distance per feature in the given spreads, capped: (K, F)."""
     columns = [wasserstein(person.values[:, f], other.values[:, f], weights) for f in range(len(FEATURES))]
     return np.minimum(np.stack(columns, axis=1) / spread, CAP)
@@ -240,24 +241,41 @@ def split_half_floor(person: Sequence[str], n: int | None = None, n_splits: int 
 def bootstrap_interval(
     person: Sequence[str], other: Sequence[str], n_samples: int = 500, level: float = 0.95, seed: int = 0
 ) -> tuple[float, float]:
-    """Interval of :func:`distance` if the model had written other replies (bootstrap; Efron, 1979).
+    """Interval of :func:`distance` if both sides had written other replies (bootstrap; Efron, 1979).
 
-    The replies of ``other`` are drawn again with replacement, the person's stay. A redrawn sample is noisier
-    than the sample itself, and noise only lengthens a Wasserstein distance, so the percentiles are shifted
-    by the mean excess; without that an interval can lie wholly above its own estimate.
+    The replies of both are drawn again with replacement, so few held-out replies give a wide interval. A redrawn
+    sample is noisier than the sample itself, and noise only lengthens a Wasserstein distance, so the percentiles are
+    shifted by the mean excess; without that an interval can lie wholly above its own estimate.
 
     Returns:
         ``(low, high)``, with ``low >= 0``.
     """
-    ours, theirs = profile(person), profile(other)
-    count, spread = len(other), ours.spread
-    estimate = float(_capped(ours, theirs, spread)[0] @ WEIGHTS)
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(count, np.full(count, 1 / count), size=n_samples) / count  # (K, M)
-    drawn = _capped(ours, theirs, spread, weights) @ WEIGHTS  # (K,)
-    shifted = drawn - (drawn.mean() - estimate)
-    low, high = np.quantile(shifted, [(1 - level) / 2, (1 + level) / 2])
+    of_ours, of_theirs = (
+        rng.multinomial(n, np.full(n, 1 / n), size=n_samples) / n for n in (len(person), len(other))
+    )  # (K, N), (K, M)
+    drawn = redrawn(profile(person), profile(other), (of_ours, of_theirs))[1]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     return max(0.0, float(low)), float(high)
+
+
+def redrawn(person: StyleProfile, other: StyleProfile, weights: Weights) -> tuple[float, Floats]:
+    """:func:`distance`, and what it is when replies are drawn again.
+
+    Args:
+        person: N replies of the person.
+        other: M replies of a model.
+        weights: (K, N) or None, where the person's stay as they are, and (K, M): how much each reply weighs in each of
+            K draws, rows summing to 1.
+
+    Returns:
+        The distance, and K distances (K,), shifted so that their mean is it.
+    """
+    spread = person.spread
+    estimate = float(_capped(person, other, spread)[0] @ WEIGHTS)
+    drawn = _capped(person, other, spread, weights) @ WEIGHTS  # (K,)
+    shifted: Floats = drawn - (drawn.mean() - estimate)
+    return estimate, shifted
 
 
 def above_floor(value: float, floor: float) -> float:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mlx_persona.config import CardConfig, DpoConfig, FuseConfig, SftConfig
+from mlx_persona.config import DpoConfig, EvalConfig, FuseConfig, SftConfig
 from mlx_persona.report.card import Card, Row, Said, Table, card_of, part_tables, table_rows, wording_rows
 from mlx_persona.report.charts import OTHERS, PERSON, card_charts, comparison_charts, training_charts
 from mlx_persona.report.figures import Document, Figure, total
 from mlx_persona.report.plots import Chart
 from mlx_persona.report.reading import Record, find_data, find_eval, lineage
 
-_CONFIGS: dict[str, type] = {"sft": SftConfig, "dpo": DpoConfig, "fuse": FuseConfig, "eval": CardConfig}
+_CONFIGS: dict[str, type] = {"sft": SftConfig, "dpo": DpoConfig, "fuse": FuseConfig, "eval": EvalConfig}
 _WORK: Sequence[tuple[str, str, str, Callable[[Record], Figure | None]]] = (
     ("updates", "", "count", lambda run: run.updates),
     ("best update", "by the held-out loss", "count", lambda run: run.info.number("best_update")),

@@ -142,7 +142,7 @@ def prepare(
     _checkpoint(loaded, needs.setup.checkpointed, config)
     check_space(
         Path(config.out or "runs"),
-        run_bytes(shape, needs.setup, config.keep_last),
+        run_bytes(shape, needs.setup, loop.keep_last),
         "this run",
         "free some space, or write to another disk with --out",
     )

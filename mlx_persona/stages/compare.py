@@ -1,12 +1,14 @@
 """A blind comparison on disk: made once, answered in as many sittings as it takes. No web, and no model to go on.
 
 ``runs/compare-<n>/`` holds ``items.jsonl`` (prompts and replies), ``answers.json`` (written anew at each answer)
-and, once all is answered, ``result.json``.
+and, once all is answered, ``result.json``. Where the user named a judge, ``judged.json`` holds what it said
+(``stages/judging.py``); its figures stand in the result.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +19,9 @@ from typing import TYPE_CHECKING
 from mlx_persona.config import CompareConfig
 from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.evals.blind import SIDES, Item, Session
+from mlx_persona.evals.blind_judge import Ratings
 from mlx_persona.evals.blind_score import Result, score
+from mlx_persona.evals.judge import CACHE
 from mlx_persona.files import write_text
 from mlx_persona.runs import Run, claim, closing, recorded_config
 from mlx_persona.schema import dump_line, read_jsonl
@@ -27,16 +31,19 @@ if TYPE_CHECKING:
     from mlx_persona.stages.sides import Plan
 
 STAGE = "compare"
-ITEMS, ANSWERS, RESULT = "items.jsonl", "answers.json", "result.json"
-# What each sitting may choose anew.
-_FREE = ("port", "open")
+ITEMS, ANSWERS, RESULT, JUDGED = "items.jsonl", "answers.json", "result.json", "judged.json"
+# What each sitting may choose anew. The judge too: one that is not named again is not asked.
+_FREE = ("port", "open", "judge", "judge_model")
 
 
 class Comparison:
-    """A comparison's folder and how far it has come: every change is on disk before it counts."""
+    """A comparison's folder and how far it has come: every change is on disk before it counts.
 
-    def __init__(self, run: Run, session: Session) -> None:
-        self._run, self.session = run, session
+    ``again`` is the command that goes on with it.
+    """
+
+    def __init__(self, run: Run, session: Session, ratings: Ratings | None, again: str) -> None:
+        self._run, self.session, self._ratings, self.again = run, session, ratings, again
 
     @property
     def path(self) -> Path:
@@ -50,8 +57,8 @@ class Comparison:
 
     @property
     def result(self) -> Result:
-        """What the answers so far say."""
-        return score(self.session, self.labels)
+        """What the answers so far say, and a judge, if one was asked."""
+        return score(self.session, self.labels, self._ratings)
 
     def press(self, key: str) -> None:
         """Answer the current question.
@@ -65,6 +72,12 @@ class Comparison:
     def undo(self) -> None:
         """Take the last answer back; raises OSError if that cannot be saved."""
         self._keep(self.session.undone())
+
+    def take_ratings(self, ratings: Ratings) -> None:
+        """Keep what a judge said of all replies, in place of what another one said."""
+        write_text(self.path / JUDGED, json.dumps(ratings.to_json(), ensure_ascii=False, indent=1) + "\n")
+        self._ratings = ratings
+        self.settle()
 
     def _keep(self, session: Session) -> None:
         answers = [answer.to_json() for answer in session.answers]
@@ -86,7 +99,7 @@ class Comparison:
     def stopped(self) -> Interrupted:
         """What to tell a user who stops before the end."""
         done, total = self.session.items_done, len(self.session.items)
-        return Interrupted(f"stopped: {done} of {total} items are answered and kept", _resume_hint(self.path))
+        return Interrupted(f"stopped: {done} of {total} items are answered and kept", f"go on with: {self.again}")
 
 
 @contextmanager
@@ -107,7 +120,9 @@ def opened(config: CompareConfig) -> Iterator[Comparison]:
         if not (run.path / ITEMS).is_file():
             _make_items(config, run, made)
         session = Session(_read_items(run.path / ITEMS), config.rubric)
-        comparison = Comparison(run, _with_answers(session, run.path / ANSWERS))
+        session = _with_answers(session, run.path / ANSWERS)
+        ratings = _read_ratings(run.path / JUDGED, len(session.items))
+        comparison = Comparison(run, session, ratings, resume_command(run.path, config))
         if not comparison.session.done or not (run.path / RESULT).is_file():
             comparison.settle()
         yield comparison
@@ -131,7 +146,7 @@ def _make_items(config: CompareConfig, run: Run, made: Plan | None) -> None:
     try:
         items = write_items(config, made or plan(config), run.path)
     except Interrupted as stop:
-        raise Interrupted(stop.message, _resume_hint(run.path)) from None
+        raise Interrupted(stop.message, f"go on with: {resume_command(run.path, config)}") from None
     write_text(run.path / ITEMS, "".join(dump_line(item.to_json()) for item in items))
     forget_partial(run.path)
 
@@ -159,5 +174,22 @@ def _with_answers(session: Session, path: Path) -> Session:
         raise PersonaError(f"{path}: {error.message}", hint) from error
 
 
-def _resume_hint(folder: Path) -> str:
-    return f"go on with: mlx-persona compare --resume {folder}"
+def _read_ratings(path: Path, items: int) -> Ratings | None:
+    """What a judge said of the replies, if one was asked."""
+    if not path.is_file():
+        return None
+    hint = f"remove {path}, and go on with --judge: what it rated is kept in {CACHE}"
+    try:
+        return Ratings.from_json(json.loads(path.read_text(encoding="utf-8")), items)
+    except ValueError as error:
+        raise PersonaError(f"{path} is damaged: {error!r}", hint) from error
+    except PersonaError as error:
+        raise PersonaError(f"{path}: {error.message}", hint) from error
+
+
+def resume_command(folder: Path, config: CompareConfig) -> str:
+    """What to type to go on with the comparison in a folder, with the judge that was named."""
+    words = ["mlx-persona", "compare", "--resume", str(folder)]
+    words += ["--judge", config.judge] if config.judge else []
+    words += ["--judge-model", config.judge_model] if config.judge_model else []
+    return shlex.join(words)

@@ -19,7 +19,9 @@ from mlx_persona.models.adapters import AdapterSpec
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.models.masks import check_blocks
+from mlx_persona.runs import Run
 from mlx_persona.stages.budget import batches_load, evaluation_rows, largest_load, padded, prepare, run_work
+from mlx_persona.stages.select import select_by_style, selection_data
 from mlx_persona.stages.training import (
     TrainResult,
     announce,
@@ -48,8 +50,9 @@ from mlx_persona.tokens.dataset import NoReply, Rows
 from mlx_persona.tokens.render import Renderer
 from mlx_persona.tokens.store import Joined, RowSequence
 from mlx_persona.training import objectives
+from mlx_persona.training.checkpoint import prune
 from mlx_persona.training.distributed import Group, joined
-from mlx_persona.training.loop import Loop, LoopConfig
+from mlx_persona.training.loop import Loop, LoopConfig, LoopResult
 from mlx_persona.training.objectives import Batch
 
 
@@ -191,6 +194,8 @@ def _sft(config: SftConfig, group: Group) -> TrainResult:
     if config.resume:
         config = resumed_config(config, "sft", group)
     files = _survey_all(config)
+    if config.select == "style":
+        selection_data(config)  # what it will need in the end is there
     loaded = load_model(config.model)
     system = config.system or files["train"][1].system
     renderer = Renderer(loaded.tokenizer, system=system, mask_prompt=config.mask_prompt)
@@ -233,4 +238,14 @@ def _sft(config: SftConfig, group: Group) -> TrainResult:
         with train_progress("sft", loop_config.updates, loop.state.update, planned) as hook:
             loop.hooks = [hook]
             result = loop.run()
-        return outcome(group, lambda: finish(run, result, choose_adapter(run, result), {}))
+        del loop, loaded, rows  # a checkpoint is judged on a model of its own
+        return outcome(group, lambda: _finished(config, run, result, system))
+
+
+def _finished(config: SftConfig, run: Run, result: LoopResult, system: str) -> TrainResult:
+    """Choose the checkpoint that becomes the adapter, and record the outcome."""
+    if config.select == "style":
+        mx.clear_cache()
+        result = select_by_style(run, result, config, system)
+        prune(run.path, result.state.best_update, config.keep_last)
+    return finish(run, result, choose_adapter(run, result), {})

@@ -95,8 +95,8 @@ def find_sides(config: CompareConfig) -> dict[str, Side]:
     if not all(names.values()):
         raise PersonaError(f"a comparison needs two sides, got {sum(map(bool, names.values()))}", _SIDES_HINT)
     if config.a != config.b:
-        found = {side: _named(name) for side, name in names.items() if name != BASE}
-        sides = {side: found.get(side) or _base(config.model, list(found.values())) for side in SIDES}
+        found = {side: named_side(name) for side, name in names.items() if name != BASE}
+        sides = {side: found.get(side) or base_side(config.model, list(found.values())) for side in SIDES}
         first, second = sides.values()
         if (first.model, first.adapter) != (second.model, second.adapter):
             if first.label == second.label:  # runs of one name in two folders
@@ -105,7 +105,7 @@ def find_sides(config: CompareConfig) -> dict[str, Side]:
     raise PersonaError(f"the two sides must differ, but {config.a} and {config.b} are the same", _SIDES_HINT)
 
 
-def _named(name: str) -> Side:
+def named_side(name: str) -> Side:
     """A side by its name: ``real``, a folder with an adapter, or a model."""
     if name == REAL:
         return Side(REAL)
@@ -132,7 +132,7 @@ def _label(name: str) -> str:
     return f"./{name}" if name in (REAL, BASE) else name
 
 
-def _base(model: str, others: Sequence[Side]) -> Side:
+def base_side(model: str, others: Sequence[Side]) -> Side:
     """The base model: the one named, else what the other side was made from, else what the newest run was."""
     other = next((side for side in others if side.base), None)
     if other is not None:

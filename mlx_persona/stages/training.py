@@ -104,6 +104,8 @@ def plan(
     tokens = train_tokens * updates * accumulate / per_epoch
     affordable = max(1, int(EVAL_SHARE * tokens / max(1.0, eval_tokens / 3)))
     every = config.eval_every or max(math.ceil(updates / 20), math.ceil(updates / affordable))
+    # Any checkpoint may be chosen in the end.
+    every_one = isinstance(config, SftConfig) and config.select != "loss"
     of_what = f"{accumulate} x {micro_batch or f'{config.batch_size} rows'}"
     ui.info(
         f"{updates} updates of {of_what}, {updates * accumulate / per_epoch:.2f} epochs, "
@@ -119,7 +121,7 @@ def plan(
         clip=config.clip,
         eval_every=every,
         patience=config.patience,
-        keep_last=config.keep_last,
+        keep_last=math.ceil(updates / every) if every_one else config.keep_last,
         optimizer=config.optimizer,
     )
 

@@ -62,10 +62,11 @@ def save(
         write_adapter(part, trainable(model), spec)
         mx.save_safetensors(str(part / OPTIMIZER), dict(tree_flatten(optimizer.state)))
         (part / STATE).write_text(json.dumps(remembered, indent=2) + "\n", encoding="utf-8")
-    _prune(run.path, state.best_update, keep)
+    prune(run.path, state.best_update, keep)
 
 
-def _prune(run: Path, best: int, keep: int) -> None:
+def prune(run: Path, best: int, keep: int) -> None:
+    """Remove all checkpoints but the best and the newest ``keep``; only the newest keeps its optimizer's state."""
     checkpoints = sorted_checkpoints(run)
     for index, path in enumerate(reversed(checkpoints)):
         if index > 0:

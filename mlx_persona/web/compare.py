@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mlx_persona import ui
 from mlx_persona.config import CompareConfig
-from mlx_persona.errors import PersonaError
+from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.evals.blind import CHOICE, SIDES
+from mlx_persona.evals.blind_judge import described
 from mlx_persona.evals.blind_score import REAL, Result
+from mlx_persona.evals.judge import Judge
 from mlx_persona.stages.compare import Comparison, opened
+from mlx_persona.stages.judging import rate_replies, shipped_rubric
 from mlx_persona.web.local import Stop, check_extra, listening, serve
 from mlx_persona.web.page import page
 
@@ -30,32 +34,48 @@ _LEFT = 2.0
 
 
 def compare(config: CompareConfig) -> tuple[Result, str]:
-    """Let somebody who knows the person compare two sides blindly, in the browser.
+    """Let somebody who knows the person compare two sides blindly, in the browser; then ask a judge, if one is named.
 
     Returns:
         The result, and the folder that it lies in.
 
     Raises:
-        PersonaError: as :func:`opened`; the ``serve`` extra is missing, or the port is taken.
+        PersonaError: as :func:`opened`; the ``serve`` extra is missing, the port is taken, or the judge fails.
         Interrupted: stopped before the end; everything so far is kept.
     """
     check_extra()
+    judge = Judge(config.judge, config.judge_model) if config.judge else None  # before anything is written
+    failed: PersonaError | Interrupted | None = None
     with listening(config.port) as sock, opened(config) as comparison:
         if not comparison.session.done:
-            site = CompareSite(comparison)
+            site = CompareSite(comparison, judge is not None)
             try:
                 serve(site.app(), sock, open_browser=config.open, what="compare at", on_start=site.when_done)
             except KeyboardInterrupt:
                 if not comparison.session.done:
                     raise comparison.stopped() from None
-        return comparison.result, str(comparison.path)
+                if judge is not None:  # who stops the program wants nothing more to happen
+                    ui.info(f"the judge was not asked; ask it with: {comparison.again}")
+                judge = None
+        if judge is not None:
+            try:
+                rate_replies(comparison, judge)
+            except (PersonaError, Interrupted) as error:
+                failed = error  # the comparison itself is done, and run.json says so
+        result, folder = comparison.result, str(comparison.path)
+    if failed is not None:
+        raise failed
+    return result, folder
 
 
 class CompareSite:
-    """What the page asks for and is told. It never learns which side is which before the end."""
+    """What the page asks for and is told. It never learns which side is which before the end.
 
-    def __init__(self, comparison: Comparison) -> None:
-        self._comparison = comparison
+    ``judge``: whether a judge is asked once the page is done with.
+    """
+
+    def __init__(self, comparison: Comparison, judge: bool = False) -> None:
+        self._comparison, self._judge, self._shipped = comparison, judge, shipped_rubric()
         self._stop: Stop = lambda: None
         self._leaving: asyncio.TimerHandle | None = None
 
@@ -86,9 +106,13 @@ class CompareSite:
         shown = page(PAGE)
         return HTMLResponse(shown.html, headers={"content-security-policy": shown.policy})
 
+    def _now(self) -> dict[str, Any]:
+        state = state_of(self._comparison, self._shipped)
+        return {**state, "judge": self._judge} if "result" in state else state
+
     async def _state(self, request: Request) -> Response:
         self._stay()
-        return _json(state_of(self._comparison))
+        return _json(self._now())
 
     async def _answer(self, request: Request) -> Response:
         return await self._change(request, lambda asked: self._comparison.press(str(asked.get("key"))))
@@ -102,13 +126,13 @@ class CompareSite:
         try:
             asked = await _body(request)
             if asked.get("step") != len(self._comparison.session.answers):  # another window was faster
-                return _json(state_of(self._comparison), 409)
+                return _json(self._now(), 409)
             change(asked)
         except PersonaError as error:
             return _json({"error": error.message}, 400)
         except OSError as error:
             return _json({"error": f"it cannot be saved: {error.strerror or error}"}, 500)
-        return _json(state_of(self._comparison))
+        return _json(self._now())
 
     async def _finish(self, request: Request) -> Response:
         if not self._comparison.session.done:
@@ -158,8 +182,13 @@ def _json(value: Any, status: int = 200) -> Response:
     return JSONResponse(value, status)
 
 
-def state_of(comparison: Comparison) -> dict[str, Any]:
-    """Everything that the page shows now: the question, or at the end the result."""
+def state_of(comparison: Comparison, shipped: Mapping[str, str]) -> dict[str, Any]:
+    """Everything that the page shows now: the question, or at the end the result.
+
+    Args:
+        comparison: how far it has come.
+        shipped: dimension -> what it means, shown where the user rates by it.
+    """
     session, labels = comparison.session, comparison.labels
     step = session.current
     state: dict[str, Any] = {
@@ -184,8 +213,14 @@ def state_of(comparison: Comparison) -> dict[str, Any]:
         ],
         "replies": [item.replies[side] for side in shown],
         "chosen": shown.index(chosen) + 1 if chosen in SIDES else 0,
-        "rate": None if step.ask == CHOICE else {"by": step.ask, "reply": shown.index(step.side) + 1},
+        "rate": None if step.ask == CHOICE else {"by": _titled(step.ask, shipped), "reply": shown.index(step.side) + 1},
     }
+
+
+def _titled(measure: str, shipped: Mapping[str, str]) -> str:
+    """A measure, with what it means where it is a shipped dimension."""
+    meaning = described(measure, shipped)
+    return f"{measure}: {meaning}" if meaning else measure
 
 
 def _outcome(result: Result) -> dict[str, Any]:

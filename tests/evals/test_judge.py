@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,31 @@ def test_a_cache_that_was_cut_off_is_read_as_far_as_it_goes(
     rate(judge)
     with (tmp_path / "judge.jsonl").open("a") as file:
         file.write('{"key": "x", "sco')
-    rate(opened(server, tmp_path, waits))
+    again = opened(server, tmp_path, waits)
+    rate(again)
+    assert len(server.asked) == 1
+    rate(again, "another reply")
+    rate(opened(server, tmp_path, waits), "another reply")  # what was written behind the cut is read
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("score", ["NaN", "0.5", "Infinity", '"x"', "null"])
+def test_a_kept_score_that_is_none_is_asked_again(
+    judge: Judge, server: Server, tmp_path: Path, waits: list[float], score: str
+) -> None:
+    rate(judge)
+    path = tmp_path / "judge.jsonl"
+    path.write_text(path.read_text().replace("3.0", score))
+    assert rate(opened(server, tmp_path, waits)).score == 3
+    assert len(server.asked) == 2
+
+
+def test_it_knows_what_it_would_not_ask_again(judge: Judge, server: Server) -> None:
+    asked = ("honesty", "says what is so (1 never, 5 always)", SAID)
+    assert not judge.knows(*asked, "hello")
+    rate(judge)
+    assert judge.knows(*asked, "hello")
+    assert not judge.knows(*asked, "hullo")
     assert len(server.asked) == 1
 
 
@@ -133,11 +159,24 @@ def test_a_judge_that_fails_or_talks_nonsense_is_one_clear_error(
 
 
 def test_nobody_there_is_an_error(waits: list[float]) -> None:
-    with pytest.raises(PersonaError, match="does not answer: "):
+    with pytest.raises(PersonaError, match="does not answer: ") as caught:
         Judge("http://127.0.0.1:9/v1", "", waits.append)
+    assert caught.value.hint == "check the address, and that the server runs"
     assert len(waits) == ATTEMPTS - 1
     with pytest.raises(PersonaError, match="must be an address like"):
         Judge("localhost:80", "")
+
+
+def test_what_is_meant_for_this_machine_goes_through_no_proxy(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    with playing() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        monkeypatch.delenv("no_proxy", raising=False)
+        here = Judge(server.url, "")
+        assert rate(here).score == 3
+        assert (here.here, len(server.asked), proxy.asked) == (True, 1, [])
+        far = Judge("http://judge.invalid/v1", "named")
+        assert rate(far).score == 3
+        assert (far.here, len(proxy.asked)) == (False, 1)
 
 
 def test_a_key_is_sent_where_there_is_one(judge: Judge, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +185,43 @@ def test_a_key_is_sent_where_there_is_one(judge: Judge, server: Server, monkeypa
     monkeypatch.setenv(KEY, "s3cret")
     rate(judge, "b")
     assert server.headers == [None, "Bearer s3cret"]
+
+
+def test_probabilities_are_found_where_the_digits_are_likely_whatever_token_is_named() -> None:
+    """As mlx-lm's server tells them: not in order, one of them named, a blank before the digit written as in there."""
+    blank = {"token": "\u0120", "logprob": math.log(0.9)}
+    four = [
+        {"token": token, "logprob": math.log(p)} for token, p in (("\u01205", 0.25), ("yes", 0.1), ("\u25814", 0.6))
+    ]
+    told = {"content": [{**blank, "top_logprobs": [blank]}, {**four[1], "top_logprobs": four}, {}]}
+    assert module._expected(told) == pytest.approx((5 * 0.25 + 4 * 0.6) / 0.85)
+
+
+def test_a_score_stays_on_the_scale(judge: Judge, server: Server) -> None:
+    """Rounding alone could leave it."""
+    for i in range(50):
+        server.answer = lambda body, p=0.6 + i / 130: (200, text("5", {"5": p}))
+        assert rate(judge, f"reply {i}").score == 5
+
+
+def test_a_number_off_the_scale_is_no_answer_however_likely_its_first_digit(judge: Judge, server: Server) -> None:
+    server.answer = lambda body: (200, text("10", {"1": 0.99}))
+    with pytest.raises(PersonaError, match="must answer with a digit from 1 to 5, got '10'"):
+        rate(judge)
+
+
+def test_a_slow_judge_is_an_error(judge: Judge, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TIMEOUT", 0.05)
+    late = threading.Event()
+    server.answer = lambda body: (200, text("3")) if late.wait(30) else (500, b"")
+    try:
+        with pytest.raises(PersonaError, match="does not answer: timed out") as caught:
+            rate(judge)
+    finally:
+        late.set()
+    assert caught.value.hint == (
+        "check the address, and that the server runs; what was rated is kept: the same command continues"
+    )
 
 
 @pytest.mark.parametrize("told", [None, {}, {"content": []}, {"content": [{"token": "4"}]}, {"content": [5]}, "x"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 
@@ -19,20 +20,23 @@ from mlx_persona.tokens.batches import evenly
 PEOPLE = ("720840be", "0f9fe1f8", "31267496")
 
 
-@pytest.fixture(scope="module")
-def chats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[Conversation], list[Conversation]]]:
-    """Person -> conversations to learn from and held-out ones, an eighth of them drawn at random.
+Chats = tuple[list[Conversation], list[Conversation]]
 
-    Not the newest ones: people change in years, and this is about the measures.
+
+def cleaned(who: str, folder: Path) -> list[Conversation]:
+    """All conversations of a person, the oldest first."""
+    clean(CleanConfig(raw=(str(fetch_conversations()),), me=(who,), out=str(folder), tags=False, review=""))
+    return [c for name in ("train", "valid", "test") for c in read_conversations(folder / f"{name}.jsonl")]
+
+
+def at_random(found: list[Conversation]) -> Chats:
+    """Conversations to learn from and an eighth held out, drawn at random.
+
+    Not the newest ones: people change in years, and this is about the measures (docs/evaluation.md has both).
     """
-    out = {}
-    for who in PEOPLE:
-        folder = tmp_path_factory.mktemp(who)
-        clean(CleanConfig(raw=(str(fetch_conversations()),), me=(who,), out=str(folder), tags=False, review=""))
-        found = [c for name in ("train", "valid", "test") for c in read_conversations(folder / f"{name}.jsonl")]
-        random.Random(1).shuffle(found)
-        out[who] = found[len(found) // 8 :], found[: len(found) // 8]
-    return out
+    mixed = list(found)
+    random.Random(1).shuffle(mixed)
+    return mixed[len(found) // 8 :], mixed[: len(found) // 8]
 
 
 def said(conversations: list[Conversation], role: str, limit: int = 10**9) -> list[str]:
@@ -40,15 +44,25 @@ def said(conversations: list[Conversation], role: str, limit: int = 10**9) -> li
     return [found[i] for i in evenly(len(found), limit)]
 
 
+def columns(who: str, chats: dict[str, Chats]) -> tuple[list[str], list[list[str]]]:
+    """A person's held-out replies, and what others said: those who write to them, and each other person."""
+    strangers = [said(chats[who][1], "user", 100)]
+    strangers += [said(test, "assistant", 100) for one, (_, test) in chats.items() if one != who]
+    return said(chats[who][1], "assistant", 100), strangers
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Chats]:
+    """Person -> conversations to learn from and held-out ones."""
+    return {who: at_random(cleaned(who, tmp_path_factory.mktemp(who))) for who in PEOPLE}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("who", PEOPLE)
-def test_a_person_is_nearest_to_themselves_and_taken_for_themselves(
-    who: str, chats: dict[str, tuple[list[Conversation], list[Conversation]]]
-) -> None:
-    train, test = chats[who]
+def test_a_person_is_nearest_to_themselves_and_taken_for_themselves(who: str, chats: dict[str, Chats]) -> None:
+    train = chats[who][0]
     person = said(train, "assistant")
-    own = said(test, "assistant", 100)
-    strangers = [said(test, "user", 100), *(said(chats[one][1], "assistant", 100) for one in PEOPLE if one != who)]
+    own, strangers = columns(who, chats)
     ours, judge = Wording(person, fitting_list(person)), Attribution(train)
     near = ours.compare(own)
     for other in strangers:

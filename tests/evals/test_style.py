@@ -133,9 +133,12 @@ def test_wasserstein_is_a_metric(a: style.Floats, b: style.Floats, c: style.Floa
 
 def test_weights_mean_the_same_as_repeated_values() -> None:
     a, b = np.array([0.0, 1.0, 4.0]), np.array([1.0, 2.0])
-    weights = np.array([[0.75, 0.25], [0.0, 1.0]])
-    expected = [style.wasserstein(a, np.array([1.0, 1.0, 1.0, 2.0]))[0], style.wasserstein(a, np.array([2.0]))[0]]
-    assert style.wasserstein(a, b, weights).tolist() == pytest.approx(expected)
+    of_a, of_b = np.array([[1 / 3, 1 / 3, 1 / 3], [0.5, 0.0, 0.5]]), np.array([[0.75, 0.25], [0.0, 1.0]])
+    expected = [
+        style.wasserstein(a, np.array([1.0, 1.0, 1.0, 2.0]))[0],
+        style.wasserstein(np.array([0.0, 4.0]), np.array([2.0]))[0],
+    ]
+    assert style.wasserstein(a, b, (of_a, of_b)).tolist() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +227,10 @@ def test_the_interval_holds_the_estimate_and_is_fixed_by_its_seed(other: list[st
 
 
 def test_the_interval_narrows_with_more_replies() -> None:
-    widths = [high - low for low, high in (style.bootstrap_interval(PERSON, person(n, seed=6)) for n in (20, 200))]
-    assert widths[1] < 0.6 * widths[0]
+    many = person(200, seed=6)
+    for small, large in (((PERSON, many[:20]), (PERSON, many)), ((PERSON[:20], many), (PERSON, many))):
+        widths = [high - low for low, high in (style.bootstrap_interval(*both) for both in (small, large))]
+        assert widths[1] < 0.6 * widths[0]
 
 
 def test_above_floor_is_never_negative() -> None:

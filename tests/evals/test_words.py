@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlx_persona.config import CardConfig
+from mlx_persona.config import EvalConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.evals import words
 
@@ -86,7 +86,7 @@ def test_no_list_fits_another_language(text: str) -> None:
 
 def test_the_option_names_the_languages_that_are_shipped() -> None:
     assert tuple(sorted(path.stem for path in words.SHIPPED.glob("*.txt"))) == LANGUAGES
-    text = CardConfig.__dataclass_fields__["function_words"].metadata["help"]
+    text = EvalConfig.__dataclass_fields__["function_words"].metadata["help"]
     assert f"fits: {', '.join(LANGUAGES)})" in text
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mlx_persona.cleaning import clean
-from mlx_persona.config import CardConfig, CleanConfig, FuseConfig
-from mlx_persona.stages.card import make_card
+from mlx_persona.config import CleanConfig, EvalConfig, FuseConfig
 from mlx_persona.stages.dpo import dpo
+from mlx_persona.stages.evaluate import evaluate
 from mlx_persona.stages.fuse import fuse
 from mlx_persona.stages.sft import sft
 from tests.toy import dpo_config, sft_config, write_export, write_model, write_pairs
@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sft(sft_config(Path("model"), data, "runs/sft-1"))
         dpo(dpo_config("runs/sft-1", Path("data/pairs"), "runs/dpo-1"))
         fuse(FuseConfig(adapter="runs/dpo-1", bits="16", gate_tokens=32, max_seq_length=128, force=True))
-        make_card(CardConfig(n=10, max_tokens=4, max_seq_length=128, loss_rows=4))
+        evaluate(EvalConfig(n=10, max_tokens=4, max_seq_length=128, loss_rows=4, quick=True))
     finally:
         os.chdir(here)
     return root

@@ -14,12 +14,13 @@ import pytest
 from starlette.testclient import TestClient
 
 from mlx_persona.config import CompareConfig
-from mlx_persona.errors import Interrupted
+from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.evals.blind import first_sides
 from mlx_persona.stages.compare import Comparison
 from mlx_persona.web import compare as web
 from mlx_persona.web.compare import CompareSite, compare
 from mlx_persona.web.local import Guard
+from tests.judge_kit import playing
 from tests.web.kit import items, resumed, saved, write_comparison
 
 HOME = "http://127.0.0.1:8765/token/"
@@ -257,23 +258,71 @@ def test_a_finished_comparison_is_told_without_a_page(folder: Path, monkeypatch:
 def test_a_stop_before_the_end_says_how_to_go_on_and_one_at_the_end_is_the_end(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def serve(keys: str) -> Any:
-        def serving(app: Any, sock: Any, *, on_start: Any, **more: Any) -> None:
-            on_start(lambda: None)
-            with TestClient(Guard(app, "token", 8765)) as client:
-                for step, key in enumerate(keys, client.get(f"{HOME}state").json()["step"]):
-                    client.post(f"{HOME}answer", json={"step": step, "key": key})
-            raise KeyboardInterrupt
-
-        return serving
-
-    monkeypatch.setattr(web, "serve", serve("1t"))
+    monkeypatch.setattr(web, "serve", answering("1t", True, []))
     with pytest.raises(Interrupted) as stop:
         compare(CompareConfig(resume=str(folder), open=False))
     assert stop.value.message == "stopped: 2 of 4 items are answered and kept"
     assert stop.value.hint == f"go on with: mlx-persona compare --resume {folder}"
     assert json.loads((folder / "run.json").read_text())["status"] == "stopped"
-    monkeypatch.setattr(web, "serve", serve("22"))
+    monkeypatch.setattr(web, "serve", answering("22", True, []))
     result, _ = compare(CompareConfig(resume=str(folder), open=False))
     assert result.answered == 4
     assert json.loads((folder / "run.json").read_text())["status"] == "done"
+
+
+def test_a_shipped_dimension_is_shown_with_its_meaning(tmp_path: Path) -> None:
+    made = write_comparison(tmp_path / "rated", items(1), rubric=("Honesty", "warm"))
+    with opened_page(made) as page:
+        assert page.press("1")["rate"]["by"].startswith("Honesty: says what is so")
+        assert page.press("33")["rate"]["by"] == "warm"
+
+
+def answering(keys: str, stop: bool, states: list[Any]) -> Any:
+    """What stands for :func:`serve`: a page that sends these keys, and is left by Ctrl-C or by its button.
+
+    ``states`` takes what it is told after each key.
+    """
+
+    def serving(app: Any, sock: Any, *, on_start: Any, **more: Any) -> None:
+        on_start(lambda: None)
+        with TestClient(Guard(app, "token", 8765)) as client:
+            for step, key in enumerate(keys, client.get(f"{HOME}state").json()["step"]):
+                states.append(client.post(f"{HOME}answer", json={"step": step, "key": key}).json())
+        if stop:
+            raise KeyboardInterrupt
+
+    return serving
+
+
+def test_the_judge_is_asked_once_the_page_is_finished_and_not_by_who_stops_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    states: list[Any] = []
+    with playing() as server:
+        config = CompareConfig(resume=str(folder), open=False, judge=server.url)
+        again = f"mlx-persona compare --resume {folder} --judge {server.url}"
+        monkeypatch.setattr(web, "serve", answering("12", True, states))
+        with pytest.raises(Interrupted) as stop:
+            compare(config)
+        assert stop.value.hint == f"go on with: {again}"
+        monkeypatch.setattr(web, "serve", answering("12", True, states))
+        result, _ = compare(config)
+        assert (result.answered, result.judge) == (4, None)
+        assert f"the judge was not asked; ask it with: {again}" in " ".join(capsys.readouterr().err.split())
+        with resumed(folder) as comparison:
+            comparison.undo()
+        assert server.asked == []
+        monkeypatch.setattr(web, "serve", answering("2", False, states))
+        result, _ = compare(config)
+        assert [state.get("judge") for state in states] == [None, None, None, True, True]
+        assert result.judge is not None
+        assert len(server.asked) == 4 * 2 * 6
+
+
+def test_a_judge_that_is_not_there_is_noticed_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PersonaError, match="must be an address like"):
+        compare(CompareConfig(a="base", b="real", judge="localhost:80"))
+    assert list(tmp_path.iterdir()) == []

@@ -160,6 +160,7 @@
 
   function end() {
     over = true;
+    if (state.judge) $("over").textContent += " The judge is asked next: the terminal shows what it says.";
     document.querySelector("#outcome .actions").hidden = true;
     $("over").hidden = false;
     $("over").focus();

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,12 +20,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_persona.config import CardConfig
+from mlx_persona.config import EvalConfig
 from mlx_persona.errors import PersonaError
-from mlx_persona.evals import card, style
+from mlx_persona.evals import panel, style
 from mlx_persona.evals.attribution import Attribution
-from mlx_persona.evals.card import Candidate, report_card
+from mlx_persona.evals.card import Card
 from mlx_persona.evals.figures import Figures
+from mlx_persona.evals.panel import Asking, Candidate, Panel
+from mlx_persona.evals.parts.style import StylePart, mean_loss
 from mlx_persona.evals.phrases import stock_phrase_rate
 from mlx_persona.evals.wording import Wording
 from mlx_persona.evals.words import fitting_list
@@ -31,6 +35,8 @@ from mlx_persona.generation import engine
 from mlx_persona.generation.engine import Reply
 from mlx_persona.models import adapters, load
 from mlx_persona.schema import Conversation, Message, read_jsonl, write_jsonl
+from mlx_persona.stages import parts
+from mlx_persona.stages.parts import Material, make_parts
 from mlx_persona.tokens.batches import Row, evenly, make_row
 from mlx_persona.tokens.dataset import CLEAN_HINT, load_split
 from mlx_persona.tokens.render import Renderer
@@ -98,8 +104,20 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return calls
 
 
-def config(data: Path, **values: Any) -> CardConfig:
-    return CardConfig(data=str(data), **{"n": 12, "max_tokens": 8, "max_seq_length": 128, "batch_size": 4, **values})
+def config(data: Path, **values: Any) -> EvalConfig:
+    small = {"n": 12, "max_tokens": 8, "max_seq_length": 128, "batch_size": 4}
+    return EvalConfig(data=str(data), out=str(data / "out"), parts=("style",), **{**small, **values})
+
+
+def report_card(config: EvalConfig, candidates: Sequence[Candidate], system: str) -> tuple[Card, list[str]]:
+    """The card of some candidates under one system message, and what could not be measured."""
+    material = Material.read(config)
+    (part,) = make_parts(config, material, Candidate("base", "", None, system))
+    assert isinstance(part, StylePart)
+    sampling = engine.Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
+    who = [replace(one, system=system) for one in candidates]
+    answers = Panel(who, [part], Asking(sampling, config.batch_size)).ask(Path(config.out))
+    return part.card(answers["style"]), material.notes
 
 
 def numpy_loss(model: Any, rows: Sequence[Row]) -> float:
@@ -122,7 +140,7 @@ def test_the_loss_is_the_mean_over_exactly_the_masked_tokens(tiny_model_dir: Pat
     drawn = [renderer.render(conversation(1 + i % 4, i).messages) for i in range(11)]
     rows = [make_row(d.ids, d.mask) for d in drawn if d is not None]
     done: list[int] = []
-    assert card.mean_loss(loaded.model, rows, done.append) == pytest.approx(numpy_loss(loaded.model, rows), abs=1e-4)
+    assert mean_loss(loaded.model, rows, done.append) == pytest.approx(numpy_loss(loaded.model, rows), abs=1e-4)
     assert done == [8, 3]
 
 
@@ -130,7 +148,7 @@ def test_every_figure_is_what_its_definition_says(
     tiny_model_dir: Path, adapter: Path, train: Path, asked: list[dict[str, Any]]
 ) -> None:
     name = str(tiny_model_dir)
-    made = report_card(config(train), [Candidate("base", name), Candidate("sft", name, adapter)], "be kind")
+    made, notes = report_card(config(train), [Candidate("base", name), Candidate("sft", name, adapter)], "be kind")
     real = [REAL[(start + i) % len(REAL)] for start in range(6) for i in (0, 1, 3, 4)]
     others = [f"question {start + i}, friend?" for start in range(6) for i in range(5)]
     others = [others[i] for i in evenly(30, 12)]
@@ -164,7 +182,7 @@ def test_every_figure_is_what_its_definition_says(
     assert "closings" in (sft.wording or {})
     assert sft.attribution == judge.share(["yeah im in"] * 12)
     assert sft.attribution.share == 1.0
-    assert made.notes == ()
+    assert notes == []
     loaded = load.load_model(name)
     renderer = Renderer(loaded.tokenizer, system="be kind")
     drawn = [renderer.render(conversation(5, start).messages, 128) for start in range(6)]
@@ -180,7 +198,7 @@ def test_every_figure_is_what_its_definition_says(
 def test_prompts_end_before_real_replies_and_are_spread_over_the_data(
     tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]
 ) -> None:
-    made = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "be kind")
+    made, _ = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "be kind")
     places = [(start, i) for start in range(6) for i in (0, 1, 3, 4)][::2]
     assert [one.real for one in made.asked] == [REAL[(start + i) % len(REAL)] for start, i in places]
     assert [len(one.before) for one in made.asked] == [2 * i + 1 for _, i in places]
@@ -191,23 +209,30 @@ def test_prompts_end_before_real_replies_and_are_spread_over_the_data(
 
 
 def test_each_model_is_loaded_once_and_adapters_come_off_again(
-    tiny_model_dir: Path, adapter: Path, data: Path, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path,
+    adapter: Path,
+    data: Path,
+    tmp_path: Path,
+    asked: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     opened: list[str] = []
 
     def load_model(name: str) -> load.LoadedModel:
         opened.append(name)
-        return load.load_model(str(tiny_model_dir))
+        return load.load_model(name)
 
-    monkeypatch.setattr(card, "load_model", load_model)
+    monkeypatch.setattr(panel, "load_model", load_model)
+    one, two = str(tiny_model_dir), str(tmp_path / "two")
+    Path(two).symlink_to(tiny_model_dir)
     candidates = [
-        Candidate("sft", "one", adapter),
-        Candidate("fused", "two"),
-        Candidate("base", "one"),
-        Candidate("dpo", "one", adapter),
+        Candidate("sft", one, adapter),
+        Candidate("fused", two),
+        Candidate("base", one),
+        Candidate("dpo", one, adapter),
     ]
-    made = report_card(config(data), candidates, "")
-    assert opened == ["one", "two"]
+    made, _ = report_card(config(data), candidates, "")
+    assert opened == [one, two]
     assert [call["adapted"] for call in asked] == [True, False, True, False]  # sft, base, dpo; fused
     assert list(made.figures) == ["person", "others", "sft", "fused", "base", "dpo"]
     assert all(call["prompts"] == asked[0]["prompts"] and call["sampling"] == asked[0]["sampling"] for call in asked)
@@ -218,27 +243,27 @@ def test_each_model_is_loaded_once_and_adapters_come_off_again(
 def test_the_card_is_written_whole_and_reads_back(
     tiny_model_dir: Path, data: Path, tmp_path: Path, asked: list[dict[str, Any]]
 ) -> None:
-    made = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
+    made, notes = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
     made.write(tmp_path / "out")
-    scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    scores = json.loads(json.dumps(made.to_json()))
     lines = [value for _, value in read_jsonl(tmp_path / "out" / "replies.jsonl")]
-    assert scores == json.loads(json.dumps(made.to_json()))
     assert (scores["n"], scores["data"], scores["floor"]) == (12, str(data / "test.jsonl"), made.floor)
     assert scores["figures"]["base"]["loss"] == made.figures["base"].loss
     assert scores["figures"]["person"]["loss"] is None
     letters = scores["figures"]["base"]["wording"]["letters"]
     assert letters.keys() == {"distance", "floor", "above", "interval", "size", "telling"}
     assert scores["attribution"] is None
-    assert scores["notes"] == [f"no attribution: no data: {data / 'train.jsonl'} is missing; {CLEAN_HINT}"]
+    assert notes == [
+        f"nothing is compared with training replies: no data: {data / 'train.jsonl'} is missing; {CLEAN_HINT}"
+    ]
     assert len(scores["replies"]) == 5
     assert len(lines) == 12
     assert lines[0] == {"prompt": "question 0, friend?", "person": "yeah im in", "base": made.replies["base"][0]}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"scores.json", "replies.jsonl"}
 
 
 def test_the_real_engine_fills_a_card_and_repeats_it_exactly(tiny_model_dir: Path, train: Path) -> None:
     candidates = [Candidate("base", str(tiny_model_dir))]
-    once, twice = (report_card(config(train, n=10, max_tokens=4), candidates, "").to_json() for _ in range(2))
+    once, twice = (report_card(config(train, n=10, max_tokens=4), candidates, "")[0].to_json() for _ in range(2))
     assert once == twice
     assert len(once["replies"]) == 5
 
@@ -248,13 +273,11 @@ def test_without_the_library_the_card_says_so_and_goes_on(
     train: Path,
     asked: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    made = report_card(config(train), [Candidate("base", str(tiny_model_dir))], "")
+    made, notes = report_card(config(train), [Candidate("base", str(tiny_model_dir))], "")
     note = "no attribution: telling whose text it is needs scikit-learn; pip install 'mlx-persona[eval]'"
-    assert made.notes == (note,)
-    assert f"warning: {note}" in capsys.readouterr().err
+    assert notes == [note]
     assert made.attribution is made.figures["base"].attribution is None
     assert "attributed to the person" not in [row[0] for row in made.table()[1]]
     assert made.figures["base"].wording
@@ -265,7 +288,7 @@ def test_function_words_are_those_that_the_user_names(
 ) -> None:
     (tmp_path / "mine.txt").write_text("yeah nah ok")
     named = config(train, function_words=str(tmp_path / "mine.txt"))
-    made = report_card(named, [Candidate("base", str(tiny_model_dir))], "")
+    made, _ = report_card(named, [Candidate("base", str(tiny_model_dir))], "")
     found = made.figures["base"].wording or {}
     assert {one.item for one in found["function words"].telling} <= {"yeah", "nah", "ok"}
     with pytest.raises(PersonaError, match="cannot read the function words in nowhere"):
@@ -275,14 +298,14 @@ def test_function_words_are_those_that_the_user_names(
 def test_a_language_without_a_list_is_named(
     tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(card, "fitting_list", lambda texts: None)
-    made = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
-    assert "--function-words" in made.notes[0]
+    monkeypatch.setattr(parts, "fitting_list", lambda texts: None)
+    made, notes = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
+    assert any("--function-words" in note for note in notes)
     assert "function words" not in (made.figures["base"].wording or {})
 
 
 def test_without_a_base_there_is_no_ratio(tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]) -> None:
-    made = report_card(config(data), [Candidate("fused", str(tiny_model_dir))], "")
+    made, _ = report_card(config(data), [Candidate("fused", str(tiny_model_dir))], "")
     assert made.figures["fused"].ratio_to_base is None
 
 
@@ -291,7 +314,7 @@ def test_valid_stands_in_for_a_missing_or_empty_test_file(
 ) -> None:
     (data / "test.jsonl").rename(data / "valid.jsonl")
     (data / "test.jsonl").touch()
-    made = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
+    made, _ = report_card(config(data), [Candidate("base", str(tiny_model_dir))], "")
     assert made.data == str(data / "valid.jsonl")
 
 
@@ -301,15 +324,27 @@ def test_no_held_out_data_is_an_error_with_a_way_out(tmp_path: Path) -> None:
     assert "mlx-persona clean" in (caught.value.hint or "")
 
 
-def test_too_few_replies_are_an_error_before_any_model_is_loaded(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "test.jsonl", [conversation(2), conversation(5)])
-    with pytest.raises(PersonaError, match="at least 10 replies that answer something, got 6"):
+def test_a_single_reply_is_an_error_before_any_model_is_loaded(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "test.jsonl", [conversation(1)])
+    with pytest.raises(PersonaError, match="at least 2 replies that answer something, got 1"):
         report_card(config(tmp_path), [Candidate("base", "nowhere")], "")
 
 
-@pytest.mark.parametrize("labels", [[], ["base", "base"], ["person"], ["others"]])
+def test_three_replies_have_wide_intervals_and_a_warning(
+    tiny_model_dir: Path, adapter: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    who = [Candidate("sft", str(tiny_model_dir), adapter)]
+    many, _ = report_card(config(data), who, "")
+    write_jsonl(data / "test.jsonl", [conversation(1, start) for start in range(3)])
+    few, notes = report_card(config(data), who, "")
+    widths = [high - low for low, high in (made.figures["sft"].style_interval or (0, 0) for made in (few, many))]
+    assert widths[0] > 2 * widths[1]
+    assert notes[0] == "only 3 held-out replies: the intervals are wide, and nothing is proved"
+
+
+@pytest.mark.parametrize("labels", [["base", "base"], ["person"], ["others"]])
 def test_labels_must_tell_the_columns_apart(labels: list[str], data: Path) -> None:
-    with pytest.raises(PersonaError, match="labels of their own"):
+    with pytest.raises(PersonaError, match="names of their own"):
         report_card(config(data), [Candidate(label, "nowhere") for label in labels], "")
 
 
@@ -323,15 +358,36 @@ def test_prompts_are_cut_to_the_length_of_a_row(tiny_model_dir: Path, data: Path
 
 
 def test_candidates_of_different_tokenizers_are_not_compared(
-    tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    tiny_model_dir: Path, data: Path, tmp_path: Path, asked: list[dict[str, Any]]
 ) -> None:
-    def load_model(name: str) -> load.LoadedModel:
-        loaded = load.load_model(str(tiny_model_dir))
-        if name == "other":
-            template = loaded.tokenizer._tokenizer.chat_template
-            loaded.tokenizer._tokenizer.chat_template = template.replace("\n", "\n\n")
-        return loaded
+    other = tmp_path / "other"
+    shutil.copytree(tiny_model_dir, other)
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    template = other / "chat_template.jinja"
+    if template.is_file():
+        template.write_text(template.read_text().replace("\n", "\n\n"))
+    else:
+        settings["chat_template"] = settings["chat_template"].replace("\n", "\n\n")
+        (other / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(PersonaError, match=r"must share a tokenizer and a chat template; .*other differs"):
+        report_card(config(data), [Candidate("base", str(tiny_model_dir)), Candidate("fused", str(other))], "")
 
-    monkeypatch.setattr(card, "load_model", load_model)
-    with pytest.raises(PersonaError, match="must share a tokenizer and a chat template, but those of other differ"):
-        report_card(config(data), [Candidate("base", "one"), Candidate("fused", "other")], "")
+
+def test_a_longer_system_message_takes_no_room_from_the_conversation(
+    tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]
+) -> None:
+    """The prompted base sees as much of what was said as the others, under its own message."""
+    settings = config(data, max_seq_length=24)
+    (part,) = make_parts(settings, Material.read(settings), Candidate("base", ""))
+    name = str(tiny_model_dir)
+    who = [Candidate("base", name), Candidate("prompted", name, None, "You are Ann, who says little. " * 4)]
+    found = Panel(who, [part], Asking(engine.Sampling(8, 0.8, 0.95, 0), 4)).ask(data / "out")
+    plain, prompted = ([list(prompt) for prompt in call["prompts"]] for call in asked)
+    renderer = Renderer(load.load_tokenizer(tiny_model_dir))
+    hello = (Message("user", "hello"),)
+    extra = len(Renderer(load.load_tokenizer(tiny_model_dir), system=who[1].system).prompt(hello)) - len(
+        renderer.prompt(hello)
+    )
+    assert extra > 20
+    assert all(len(long) - len(short) == extra for short, long in zip(plain, prompted, strict=True))
+    assert set(found["style"]) == {"base", "prompted"}

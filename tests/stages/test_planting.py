@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from mlx_persona import cli
-from mlx_persona.config import CanariesConfig, ProbeConfig
+from mlx_persona.config import CanariesConfig, EvalConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.evals.canaries import make_canaries
 from mlx_persona.schema import read_conversations
 from mlx_persona.stages.canaries import plant_canaries, read_canaries
-from mlx_persona.stages.probe import probe
+from mlx_persona.stages.evaluate import evaluate
 from mlx_persona.stages.sft import sft
 from tests.toy import sft_config
 
@@ -54,18 +54,25 @@ def test_planted_secrets_are_found_in_the_model_that_was_trained_on_them(
     found = {}
     for name, extra in (("with", (canaries,)), ("without", ())):
         run = sft(sft_config(model, data, tmp_path / name, extra=extra, **quick)).run
-        asked = ProbeConfig(
-            adapter=str(run), probes="work", ability="none", quick=True, max_tokens=2, canaries=canaries
+        asked = EvalConfig(
+            runs=(str(run),),
+            parts=("leaks",),
+            data=str(data),
+            out=str(tmp_path / f"eval-{name}"),
+            n=10,
+            max_tokens=2,
+            max_seq_length=192,
+            canaries=canaries,
         )
-        card, folder = probe(asked, tmp_path / f"runs-{name}")
-        found[name] = card.to_json()["canaries"]
-        assert json.loads((folder / "scores.json").read_text())["canaries"] == found[name]
-        _, rows = card.table()
-        assert [row[0] for row in rows if "tell" in row[0]] == ["  tells them"]
-    assert found["with"]["adapted"]["caught"]
-    assert found["with"]["adapted"]["mean"] > 4
-    for base in (found["with"]["base"], found["without"]["base"], found["without"]["adapted"]):
-        assert not base["caught"]
+        evaluation = evaluate(asked)
+        found[name] = evaluation.parts["leaks"]["canaries"]
+        told = [row for row in evaluation.tables()["leaks"][1] if "tells" in row[0]]
+        assert len(told) == 1
+        assert told[0][-1].startswith("yes" if name == "with" else "no")
+    assert found["with"]["with"]["caught"]
+    assert found["with"]["with"]["mean"] > 4
+    for other in (found["with"]["base"], found["without"]["base"], found["without"]["without"]):
+        assert not other["caught"]
     assert found["with"]["base"] == found["without"]["base"]
 
 

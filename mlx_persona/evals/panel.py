@@ -1,0 +1,228 @@
+"""Who is asked: base and trained models, one after another, with the same questions and the same random keys.
+
+Each model is loaded once. Replies are kept as they are written, so that an evaluation that was stopped goes on. A
+question that several parts ask is asked once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import mlx.core as mx
+
+from mlx_persona import ui
+from mlx_persona.errors import PersonaError
+from mlx_persona.evals.drift import bypassed
+from mlx_persona.evals.figures import OTHERS, PERSON
+from mlx_persona.evals.scripts import Part, Script
+from mlx_persona.generation import engine
+from mlx_persona.generation.engine import Reply, Sampling
+from mlx_persona.generation.job import Kept, keeping, key_of
+from mlx_persona.models.adapters import detach, load_adapter
+from mlx_persona.models.load import LoadedModel, identity, load_model, load_tokenizer, resolve_model
+from mlx_persona.runs import adapter_hash
+from mlx_persona.schema import Message
+from mlx_persona.tokens.render import Renderer
+
+BASE = "base"
+_ANY = (Message("user", "hello"),)
+Replies = tuple[Reply, ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One model to judge.
+
+    Attributes:
+        label: its column: ``base``, ``sft``, ``dpo``, ``fused`` or what the user calls it.
+        model: as ``--model`` takes it.
+        adapter: on the model, or none.
+        system: the message under which it is asked, where a script has none of its own.
+        whole: asked by every part; else only by those that ask everybody.
+    """
+
+    label: str
+    model: str
+    adapter: Path | None = None
+    system: str = ""
+    whole: bool = True
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How replies are drawn, and how many are written at once."""
+
+    sampling: Sampling
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Present:
+    """A candidate that is loaded now, its adapter on.
+
+    Attributes:
+        candidate: which it is.
+        loaded: its model.
+        renderer: writes conversations under its system message.
+        extra: how many tokens that message is longer than the first candidate's; prompts may be so much longer.
+        answers: what it replied to the part that measures it, script by script.
+    """
+
+    candidate: Candidate
+    loaded: LoadedModel
+    renderer: Renderer
+    extra: int
+    answers: Sequence[Replies]
+
+    def without_adapter(self) -> AbstractContextManager[None]:
+        """The base model for a while."""
+        return bypassed(self.loaded.model) if self.candidate.adapter is not None else nullcontext()
+
+
+@runtime_checkable
+class Measuring(Protocol):
+    """A part that also looks at the models themselves: their losses, what they find likely."""
+
+    def measure(self, present: Present) -> None:
+        """Measure a candidate, and keep what was found."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What one candidate is asked: its parts, their scripts without doubles, and the number of its first reply."""
+
+    candidate: Candidate
+    parts: Sequence[Part]
+    scripts: Mapping[Script, int]  # -> the number of the script's first reply
+
+    def answers(self, part: Part, kept: Kept) -> list[Replies]:
+        """What it answered to a part, script by script."""
+        return [
+            tuple(kept.written[self.scripts[script] + turn] for turn in range(script.replies))
+            for script in part.scripts
+        ]
+
+
+class Panel:
+    """The candidates and how they are asked. ``key`` is a hash of everything that the replies depend on."""
+
+    def __init__(self, candidates: Sequence[Candidate], parts: Sequence[Part], asking: Asking) -> None:
+        """Choose who is asked what.
+
+        Raises:
+            PersonaError: candidates that share a label or have different tokenizers, or a model that is not there.
+        """
+        labels = [candidate.label for candidate in candidates]
+        if len({*labels, PERSON, OTHERS}) != len(labels) + 2:
+            raise PersonaError(
+                f"models to judge must have names of their own, none of them {PERSON} or {OTHERS}; "
+                f"got {', '.join(labels)}"
+            )
+        self._parts, self._asking = parts, asking
+        self._jobs: list[_Job] = []
+        self._total = 0
+        for candidate in candidates:
+            asked = [part for part in parts if candidate.whole or part.everyone]
+            numbers: dict[Script, int] = {}
+            for script in (script for part in asked for script in part.scripts):
+                if script not in numbers:
+                    numbers[script] = self._total
+                    self._total += script.replies
+            self._jobs.append(_Job(candidate, asked, numbers))
+        questions = [[[m.to_json() for m in s.before], s.then, s.greedy, s.max_prompt] for s in self._scripts()]
+        self.key = key_of([self._facts(candidates), questions, asdict(asking.sampling)])
+
+    def ask(self, folder: Path) -> dict[str, dict[str, list[Replies]]]:
+        """Ask everybody everything; the replies so far are kept in ``folder``.
+
+        Returns:
+            Part -> label -> its replies, script by script.
+
+        Raises:
+            PersonaError: a model or an adapter that does not load, a system message that is too long.
+            Interrupted: after KeyboardInterrupt; the replies so far are kept.
+        """
+        with keeping(folder, self.key, self._total, "evaluation") as kept:
+            for name in dict.fromkeys(job.candidate.model for job in self._jobs):
+                ui.info(f"loading {name}")
+                loaded = load_model(name)
+                for job in self._jobs:
+                    if job.candidate.model == name:
+                        self._ask_one(job, loaded, kept)
+                del loaded
+                mx.clear_cache()
+            return {
+                part.name: {job.candidate.label: job.answers(part, kept) for job in self._jobs if part in job.parts}
+                for part in self._parts
+            }
+
+    def _ask_one(self, job: _Job, loaded: LoadedModel, kept: Kept) -> None:
+        """One candidate: its adapter on, its replies, its measurements, its adapter off."""
+        candidate = job.candidate
+        if candidate.adapter is not None:
+            load_adapter(loaded.model, candidate.adapter, loaded.identity)
+        renderer = Renderer(loaded.tokenizer, system=candidate.system)
+        first = Renderer(loaded.tokenizer, system=self._jobs[0].candidate.system)
+        extra = len(renderer.prompt(_ANY)) - len(first.prompt(_ANY))
+        ui.info(f"asking {candidate.label}")
+        self._write(job, loaded, renderer, extra, kept)
+        for part in job.parts:
+            if isinstance(part, Measuring):
+                part.measure(Present(candidate, loaded, renderer, extra, job.answers(part, kept)))
+        if candidate.adapter is not None:
+            detach(loaded.model)
+
+    def _write(self, job: _Job, loaded: LoadedModel, renderer: Renderer, extra: int, kept: Kept) -> None:
+        """Write what is missing, first turns first: a later one has the replies before it in its prompt."""
+        asking, first = self._asking, next(iter(job.scripts.values()), 0)
+        for turn in range(max((script.replies for script in job.scripts), default=0)):
+            for greedy in (False, True):
+                due = {n + turn: s for s, n in job.scripts.items() if s.greedy is greedy and s.replies > turn}
+                missing = kept.missing(due)
+                if not missing:
+                    continue
+                prompts = []
+                for n in missing:
+                    said = _said(due[n], [kept.written[n - turn + t] for t in range(turn)])
+                    room = due[n].max_prompt
+                    prompts.append(renderer.prompt(said, None if room is None else room + extra))
+                sampling = replace(asking.sampling, temperature=0.0) if greedy else asking.sampling
+                engine.replies(
+                    loaded,
+                    prompts,
+                    sampling,
+                    batch_size=asking.batch_size,
+                    rows=[n - first for n in missing],
+                    on_reply=kept.keeper(missing),
+                )
+
+    def _scripts(self) -> list[Script]:
+        return [script for part in self._parts for script in part.scripts]
+
+    def _facts(self, candidates: Sequence[Candidate]) -> list[Any]:
+        """Which models these are, by their hashes; raises PersonaError where their tokenizers differ."""
+        facts: list[Any] = []
+        seen: list[tuple[Path, list[list[int]]]] = []
+        for candidate in candidates:
+            path = resolve_model(candidate.model)
+            if path not in (known for known, _ in seen):
+                renderer = Renderer(load_tokenizer(path))
+                seen.append((path, [renderer.prompt(script.before) for script in self._scripts()]))
+                if seen[-1][1] != seen[0][1]:
+                    raise PersonaError(f"models to judge must share a tokenizer and a chat template; {path} differs")
+            adapter = adapter_hash(candidate.adapter) if candidate.adapter else ""
+            facts.append([candidate.label, identity(path)["sha256"], adapter, candidate.system, candidate.whole])
+        return facts
+
+
+def _said(script: Script, replies: Sequence[Reply]) -> list[Message]:
+    """The conversation up to where the model speaks next."""
+    messages = list(script.before)
+    for reply, turn in zip(replies, script.then, strict=False):
+        messages += [Message("assistant", reply.text, train=False), Message("user", turn)]
+    return messages
