@@ -158,11 +158,14 @@ def table_rows(columns: Sequence[Column], deep: bool = False) -> list[Row]:
 
 
 def wording_rows(columns: Sequence[Column]) -> list[Row]:
-    """Three rows for each measure of wording that any column has: the distance, its interval, and without chance."""
+    """Three rows for each measure of wording that any column has: the distance, its interval, and without chance.
+
+    What they mean is the same for all, and said once.
+    """
     found = dict.fromkeys(measure for column in columns for key in column if (measure := _wording(key)))
     return [
-        Row(name.format(measure), meaning, "loss", cells)
-        for measure in found
+        Row(name.format(measure), "" if i else meaning, "loss", cells)
+        for i, measure in enumerate(found)
         for key, (name, meaning) in _WORDING.items()
         if any(cells := [column.get(f"wording / {measure} / {key}") for column in columns])
     ]

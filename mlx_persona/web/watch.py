@@ -20,6 +20,7 @@ from mlx_persona import ui
 from mlx_persona.config import WatchConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.report import html
+from mlx_persona.report.figures import is_number
 from mlx_persona.report.reading import Record, is_run, read_run
 from mlx_persona.report.views import view
 from mlx_persona.runs import RUNS, is_held, newest_begun
@@ -218,11 +219,16 @@ def _updates(record: Record) -> int | None:
 
 def _left(record: Record) -> int | None:
     """How many seconds the run will go on at its latest pace; None where nothing tells."""
-    paced = record.events.series("train", "seconds")[-_PACE:]
+    latest = record.events.of("train")[-_PACE:]
+    paced = [
+        (event["update"], event["seconds"])
+        for event in latest
+        if is_number(event.get("update")) and is_number(event.get("seconds"))
+    ]
     if record.status != "running" or record.planned is None or not paced:
         return None
-    (first, since), (last, until) = paced[0] if len(paced) > 1 else (0, None), paced[-1]
-    pace = (until.value - (since.value if since else 0.0)) / max(1, last - first)
+    (first, since), (last, until) = paced[0] if len(paced) > 1 else (0, 0.0), paced[-1]
+    pace = (until - since) / max(1, last - first)
     waited = max(0.0, time.time() - _changed(record.path / "metrics.jsonl")[1] / 1e9)
     return max(0, round(pace * (record.planned.value - last) - waited))
 
