@@ -51,7 +51,11 @@ class Part(Protocol):
 
     name: str
     everyone: bool
-    scripts: Sequence[Script]
+
+    @property
+    def scripts(self) -> Sequence[Script]:
+        """What is asked."""
+        ...
 
     def score(self, answers: Answers) -> dict[str, Any]:
         """What the answers come to, as plain JSON values; the first label is the base model's."""
