@@ -110,6 +110,18 @@ def test_every_variant_asks_the_same_and_replaces_the_system_message() -> None:
     assert {script.max_prompt for script in part().scripts} == {None}
 
 
+def test_who_was_trained_without_a_system_message_is_not_asked_twice_without_one() -> None:
+    bare = part(prompts={**PROMPTS, TRAINED: " "})
+    assert len(bare.scripts) == 4 * 10
+    said = {"base": single([*PERSON * 3, *ASSISTANT]), "sft": single(PERSON * 4)}
+    found = scored(bare, said)
+    assert list(found["tokens"]) == list(found["models"]["sft"]["variants"]) == list(VARIANTS[1:])
+    assert found["models"]["base"]["lost_without_prompt"]["value"] == pytest.approx(style.distance(PERSON, ASSISTANT))
+    assert bare.rows(found)[0][0] == "style distance above the floor, full prompt (300 tokens)"
+    own = Asked((Message("system", "be somebody"), Message("user", "hi")), "hey")
+    assert len(part(prompts={**PROMPTS, TRAINED: ""}, asked=[own]).scripts) == 5
+
+
 def test_quick_asks_a_quarter_and_never_more_than_forty() -> None:
     many = [asked(f"question {i}", "yeah") for i in range(500)]
     whole, quick = part(asked=many).scripts, part(asked=many, quick=True).scripts

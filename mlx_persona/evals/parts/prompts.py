@@ -107,7 +107,8 @@ class PromptPart:
         asked: held-out prompts; at most ``N`` are asked, evenly spread, or ``QUICK_N`` when quick.
         person: the person's held-out replies, as many as there are.
         prompts: variant -> system message, as of :func:`system_prompts`. Under ``trained`` a conversation keeps a
-            system message of its own; the others replace it.
+            system message of its own; the others replace it. Where nothing was trained with, trained is none, and left
+            out.
         count: tokens of each of some texts.
         attribution: the classifier, or None where there is none.
         quick: ask about a quarter, the same every time.
@@ -133,9 +134,14 @@ class PromptPart:
     ) -> None:
         self._asked = [asked[i] for i in evenly(len(asked), QUICK_N if quick else N)]
         self._person, self._attribution, self._seed = person, attribution, seed
+        owns = any(message.role == "system" for one in self._asked for message in one.before)
+        same = not prompts[TRAINED].strip() and not owns  # trained is none, and need not be asked twice
+        self._variants = [variant for variant in VARIANTS if not (same and variant == TRAINED)]
         self._tokens = dict(zip(VARIANTS, count([prompts[variant] for variant in VARIANTS]), strict=True))
         self.scripts: Sequence[Script] = [
-            self._script(one, variant, prompts[variant], max_prompt) for variant in VARIANTS for one in self._asked
+            self._script(one, variant, prompts[variant], max_prompt)
+            for variant in self._variants
+            for one in self._asked
         ]
 
     def _script(self, one: Asked, variant: str, system: str, max_prompt: int | None) -> Script:
@@ -156,7 +162,7 @@ class PromptPart:
         models: dict[str, Any] = {}
         base: dict[str, Resampled] = {}
         for label, replies in answers.items():
-            texts = {v: [one[0].text for one in replies[i * n : (i + 1) * n]] for i, v in enumerate(VARIANTS)}
+            texts = {v: [one[0].text for one in replies[i * n : (i + 1) * n]] for i, v in enumerate(self._variants)}
             far = {v: near.resampled(said, counts) for v, said in texts.items()} if counts is not None else {}
             models[label] = {
                 "variants": {
@@ -172,7 +178,8 @@ class PromptPart:
                 "kept_without_prompt": _kept(base, far, n, label, notes) if base else None,
             }
             base = base or far
-        return {"n": n, "person": len(self._person), "tokens": self._tokens, "models": models, "notes": notes}
+        tokens = {variant: self._tokens[variant] for variant in self._variants}
+        return {"n": n, "person": len(self._person), "tokens": tokens, "models": models, "notes": notes}
 
     def _no_step(self, start: str, end: str) -> str:
         """Why nothing can be said per token saved between two variants, or nothing."""
@@ -191,9 +198,8 @@ class PromptPart:
         """Figures with their intervals."""
         models: Mapping[str, Any] = scores["models"]
         rows: list[TableRow] = []
-        for variant in VARIANTS:
+        for variant, tokens in scores["tokens"].items():
             found = {label: model["variants"][variant] for label, model in models.items()}
-            tokens = scores["tokens"][variant]
             rows.append(
                 (
                     f"style distance above the floor, {_TITLES[variant]} ({tokens} tokens)",
