@@ -30,7 +30,7 @@ class EvalConfig:
     n: int | None = option(None, "held-out prompts to answer (default: 100, with --quick 40)", minimum=10)
     loss_rows: int = option(64, "held-out rows for the loss, evenly spread", minimum=1)
     max_tokens: int = option(64, "longest reply, in tokens", minimum=1)
-    max_seq_length: int = option(512, "tokens per held-out conversation, and per prompt to answer", minimum=16)
+    max_seq_length: int = option(256, "tokens per held-out conversation, and per prompt to answer", minimum=16)
     temperature: float = option(
         0.8, "sampling temperature (0: greedy); questions of ability are always greedy", minimum=0.0
     )

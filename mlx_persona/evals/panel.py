@@ -29,6 +29,8 @@ from mlx_persona.schema import Message
 from mlx_persona.tokens.render import Renderer
 
 BASE = "base"
+# A system message of so many characters is worth a call of its own.
+_LONG = 400
 _ANY = (Message("user", "hello"),)
 Replies = tuple[Reply, ...]
 
@@ -179,26 +181,23 @@ class Panel:
 
     def _write(self, job: _Job, loaded: LoadedModel, renderer: Renderer, extra: int, kept: Kept) -> None:
         """Write what is missing, first turns first: a later one has the replies before it in its prompt."""
-        asking, first = self._asking, next(iter(job.scripts.values()), 0)
+        first = next(iter(job.scripts.values()), 0)
         for turn in range(max((script.replies for script in job.scripts), default=0)):
-            for greedy in (False, True):
-                due = {n + turn: s for s, n in job.scripts.items() if s.greedy is greedy and s.replies > turn}
-                missing = kept.missing(due)
-                if not missing:
-                    continue
+            due = {n + turn: script for script, n in job.scripts.items() if script.replies > turn}
+            for numbers in _alike({n: due[n] for n in kept.missing(due)}):
                 prompts = []
-                for n in missing:
+                for n in numbers:
                     said = _said(due[n], [kept.written[n - turn + t] for t in range(turn)])
                     room = due[n].max_prompt
                     prompts.append(renderer.prompt(said, None if room is None else room + extra))
-                sampling = replace(asking.sampling, temperature=0.0) if greedy else asking.sampling
+                sampling = self._asking.sampling
                 engine.replies(
                     loaded,
                     prompts,
-                    sampling,
-                    batch_size=asking.batch_size,
-                    rows=[n - first for n in missing],
-                    on_reply=kept.keeper(missing),
+                    replace(sampling, temperature=0.0) if due[numbers[0]].greedy else sampling,
+                    batch_size=self._asking.batch_size,
+                    rows=[n - first for n in numbers],
+                    on_reply=kept.keeper(numbers),
                 )
 
     def _scripts(self) -> list[Script]:
@@ -218,6 +217,19 @@ class Panel:
             adapter = adapter_hash(candidate.adapter) if candidate.adapter else ""
             facts.append([candidate.label, identity(path)["sha256"], adapter, candidate.system, candidate.whole])
         return facts
+
+
+def _alike(due: Mapping[int, Script]) -> list[list[int]]:
+    """The numbers of scripts that are best written together: drawn in one way, and under one long system message.
+
+    What all prompts of a call begin with is read once, so a message of a thousand tokens is.
+    """
+    groups: dict[tuple[bool, str], list[int]] = {}
+    for number, script in due.items():
+        head = script.before[0]
+        system = head.content if head.role == "system" and len(head.content) >= _LONG else ""
+        groups.setdefault((script.greedy, system), []).append(number)
+    return list(groups.values())
 
 
 def _said(script: Script, replies: Sequence[Reply]) -> list[Message]:

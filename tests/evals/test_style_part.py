@@ -32,7 +32,6 @@ from mlx_persona.evals.phrases import stock_phrase_rate
 from mlx_persona.evals.wording import Wording
 from mlx_persona.evals.words import fitting_list
 from mlx_persona.generation import engine
-from mlx_persona.generation.engine import Reply
 from mlx_persona.models import adapters, load
 from mlx_persona.schema import Conversation, Message, read_jsonl, write_jsonl
 from mlx_persona.stages import parts
@@ -84,24 +83,6 @@ def adapter(tiny_model_dir: Path, tmp_path: Path) -> Path:
     }
     save_adapter(tmp_path / "adapter", weights, spec)
     return tmp_path / "adapter"
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Replaces the engine by one that notes what it was asked and tells if an adapter is on."""
-    calls: list[dict[str, Any]] = []
-
-    def replies(loaded: load.LoadedModel, prompts: Sequence[Sequence[int]], sampling: Any, **more: Any) -> list[Reply]:
-        adapted = any(True for _ in adapters.adapter_layers(loaded.model))
-        texts = [" yeah im in " if adapted else "Certainly! I'd be happy to help. " + "word " * 8 for _ in prompts]
-        written = [Reply(text, cut=not adapted) for text in texts]
-        for i, reply in enumerate(written):
-            more["on_reply"](i, reply)
-        calls.append({"loaded": loaded, "prompts": prompts, "sampling": sampling, "adapted": adapted, **more})
-        return written
-
-    monkeypatch.setattr(engine, "replies", replies)
-    return calls
 
 
 def config(data: Path, **values: Any) -> EvalConfig:
