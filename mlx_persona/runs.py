@@ -307,6 +307,16 @@ def closing(run: Run) -> Iterator[None]:
         run.close()
 
 
+@contextmanager
+def holding(path: Path) -> Iterator[None]:
+    """Keep other processes from writing to a folder, which is made if need be; raises PersonaError if one does."""
+    lock = _lock(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 class Elsewhere(Run):
     """The run directory as every rank but 0 knows it: its name. It may lie on another machine; nothing is written."""
 

@@ -142,7 +142,7 @@ class CanariesConfig:
     """Made-up secrets, planted to see later whether the trained model tells them."""
 
     out: str = option("data/canaries", "folder to write to")
-    n: int = option(8, "how many secrets", minimum=1, maximum=20)
+    n: int = option(8, "how many secrets; fewer could not be told from chance", minimum=4, maximum=20)
     copies: float = option(8.0, "how often training draws each; an ordinary conversation is 1", above=0.0)
     seed: int = option(0, "fixes which secrets", minimum=0)
 

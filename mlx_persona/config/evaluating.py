@@ -42,10 +42,15 @@ class EvalConfig:
         "fits: de, en, es, fr)",
     )
     prompt: str = option("", "file with a system prompt that describes the person (default: made from their messages)")
+    slim_prompt: str = option("", "file with a short one (default: the same with fewer messages)")
+    work_prompt: str = option("", "file with a system prompt as the model will work under (default: the shipped tools)")
     probes: str = option("probes", "the shipped probes or work, or a YAML file of your own in the same form")
     ability: str = option("ability", "the shipped questions, or a JSONL file of your own in the same form")
     name: str = option("", "what the probes call the person (default: nothing)")
     topic: str = option("music", "what the probes say the person likes to talk about")
+    paraphrases: str = option("", "YAML file: question -> ways to ask it (default: the shipped ones)")
+    dialogues: str = option("", "YAML file: conversation -> what is said to the model, turn by turn (default: shipped)")
+    bystanders: str = option("", "YAML file: character -> system message (default: the shipped ones)")
     canaries: str = option("", "folder that mlx-persona canaries wrote and sft --extra was given (default: none)")
     judge: str = option(
         "",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlx_persona.evals.figures import OTHERS, PERSON, Figures
 
 
 def choose(figures: Mapping[str, Figures], ability: Mapping[str, Any] | None, base: str) -> dict[str, dict[str, Any]]:
-    """The best checkpoint by each measure; of equals the earliest.
+    """The best checkpoint by each measure; of equals the earliest. The best of many is flattered by chance.
 
     Args:
         figures: the card's columns, in the order of training.
@@ -17,36 +18,50 @@ def choose(figures: Mapping[str, Figures], ability: Mapping[str, Any] | None, ba
         base: the base model's label, which is none of the checkpoints.
 
     Returns:
-        measure -> {``best``: its label, ``value``, ``tied``: the labels whose 95 % intervals reach the best value}.
+        measure -> {``best``: its label, ``value``, ``tied``: the labels that are not to be told apart from it}.
         ``loss`` in nats per token and ``style`` (distance above the floor) are best where small, ``ability`` (the share
-        kept of what the base model gets right) where large. The loss has no interval here, so nothing ties with it.
+        kept of what the base model gets right) where large. Two are tied where their difference is within both 95 %
+        intervals together (the root of the summed squares of their halves); the loss has none here, and no ties.
     """
     labels = [label for label in figures if label not in (PERSON, OTHERS, base)]
-    losses = {label: loss for label in labels if (loss := figures[label].loss) is not None}
     out: dict[str, dict[str, Any]] = {}
+    losses = {label: (loss, 0.0) for label in labels if (loss := figures[label].loss) is not None}
     if losses:
-        best = min(losses, key=lambda label: losses[label])
-        out["loss"] = {"best": best, "value": losses[best], "tied": []}
+        out["loss"] = _best(losses)
     if labels:
-        best = min(labels, key=lambda label: figures[label].style_distance)
-        reached = figures[best].style_distance
-        lows = {label: interval[0] for label in labels if (interval := figures[label].style_interval)}
-        tied = [label for label, low in lows.items() if label != best and low <= reached]
-        out["style"] = {"best": best, "value": figures[best].above_floor, "tied": tied}
+        found = _best(
+            {label: (figures[label].style_distance, _half(figures[label].style_interval)) for label in labels}
+        )
+        out["style"] = {**found, "value": figures[found["best"]].above_floor}
     kept = {label: ability[label]["retention"]["kept"] for label in labels} if ability else {}
-    if any(found["n"] for found in kept.values()):
-        best = max(kept, key=lambda label: kept[label]["share"])
-        tied = [x for x, found in kept.items() if x != best and found["interval"][1] >= kept[best]["share"]]
-        out["ability"] = {"best": best, "value": kept[best]["share"], "tied": tied}
+    if any(tally["n"] for tally in kept.values()):
+        found = _best({label: (-tally["share"], _half(tally["interval"])) for label, tally in kept.items()})
+        out["ability"] = {**found, "value": -found["value"]}
     return out
 
 
+def _half(interval: Sequence[float] | None) -> float:
+    return (interval[1] - interval[0]) / 2 if interval else 0.0
+
+
+def _best(measured: Mapping[str, tuple[float, float]]) -> dict[str, Any]:
+    """The least of some values with the half widths of their intervals, and what is not to be told apart from it."""
+    best = min(measured, key=lambda label: measured[label][0])
+    value, half = measured[best]
+    tied = [
+        label
+        for label, (other, own) in measured.items()
+        if label != best and half and other - value <= math.hypot(half, own)
+    ]
+    return {"best": best, "value": value, "tied": tied}
+
+
 def spoken(choice: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One line per measure, and whether they agree."""
+    """One line per measure, and whether they agree: whether some checkpoint is best by all, or tied with the best."""
     lines = []
     for measure, found in choice.items():
         tied = f"; not to be told apart from it: {', '.join(found['tied'])}" if found["tied"] else ""
         lines.append(f"best by {measure}: update {found['best']} ({found['value']:.3f}){tied}")
-    if len({found["best"] for found in choice.values()}) > 1:
+    if choice and not set.intersection(*({found["best"], *found["tied"]} for found in choice.values())):
         lines.append("they disagree: style says how it sounds, loss how well it predicts, ability what it still knows")
     return lines

@@ -6,7 +6,7 @@ question that several parts ask is asked once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from mlx_persona.evals.scripts import Part, Script
 from mlx_persona.generation import engine
 from mlx_persona.generation.engine import Reply, Sampling
 from mlx_persona.generation.job import Kept, keeping, key_of
-from mlx_persona.models.adapters import detach, load_adapter
+from mlx_persona.models.adapters import check_base, detach, load_adapter
 from mlx_persona.models.load import LoadedModel, identity, load_model, load_tokenizer, resolve_model
 from mlx_persona.runs import adapter_hash
 from mlx_persona.schema import Message
@@ -45,6 +45,7 @@ class Candidate:
         adapter: on the model, or none.
         system: the message under which it is asked, where a script has none of its own.
         whole: asked by every part; else only by those that ask everybody.
+        override: its system message stands in for those that conversations bring with them, too.
     """
 
     label: str
@@ -52,6 +53,12 @@ class Candidate:
     adapter: Path | None = None
     system: str = ""
     whole: bool = True
+    override: bool = False
+
+    def said(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """A conversation as it is put to this candidate."""
+        own = self.override and bool(messages) and messages[0].role == "system"
+        return messages[1:] if own else messages
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,7 @@ class Present:
         renderer: writes conversations under its system message.
         extra: how many tokens that message is longer than the first candidate's; prompts may be so much longer.
         answers: what it replied to the part that measures it, script by script.
+        note: shows in a few words what is being done.
     """
 
     candidate: Candidate
@@ -79,10 +87,22 @@ class Present:
     renderer: Renderer
     extra: int
     answers: Sequence[Replies]
+    note: Callable[[str], None]
 
     def without_adapter(self) -> AbstractContextManager[None]:
         """The base model for a while."""
         return bypassed(self.loaded.model) if self.candidate.adapter is not None else nullcontext()
+
+    def counting(self, what: str, total: int) -> Callable[[int], None]:
+        """What shows how far a measurement is: it is told how many more are done, each time."""
+        done = 0
+
+        def advance(step: int) -> None:
+            nonlocal done
+            done += step
+            self.note(f"{self.candidate.label}: {what} {done}/{total}")
+
+        return advance
 
 
 @runtime_checkable
@@ -175,7 +195,7 @@ class Panel:
         self._write(job, loaded, renderer, extra, kept)
         for part in job.parts:
             if isinstance(part, Measuring):
-                part.measure(Present(candidate, loaded, renderer, extra, job.answers(part, kept)))
+                part.measure(Present(candidate, loaded, renderer, extra, job.answers(part, kept), kept.note))
         if candidate.adapter is not None:
             detach(loaded.model)
 
@@ -188,8 +208,11 @@ class Panel:
                 prompts = []
                 for n in numbers:
                     said = _said(due[n], [kept.written[n - turn + t] for t in range(turn)])
+                    own = not job.candidate.override and said[0].role == "system"
                     room = due[n].max_prompt
-                    prompts.append(renderer.prompt(said, None if room is None else room + extra))
+                    if room is not None and not own:
+                        room += extra
+                    prompts.append(renderer.prompt(job.candidate.said(said), room))
                 sampling = self._asking.sampling
                 engine.replies(
                     loaded,
@@ -204,18 +227,32 @@ class Panel:
         return [script for part in self._parts for script in part.scripts]
 
     def _facts(self, candidates: Sequence[Candidate]) -> list[Any]:
-        """Which models these are, by their hashes; raises PersonaError where their tokenizers differ."""
+        """Which models these are, by their hashes.
+
+        Raises:
+            PersonaError: their tokenizers differ, or an adapter is not for the model that it would be put on.
+        """
         facts: list[Any] = []
-        seen: list[tuple[Path, list[list[int]]]] = []
+        known: dict[str, dict[str, str]] = {}
+        rendered: list[list[list[int]]] = []
         for candidate in candidates:
-            path = resolve_model(candidate.model)
-            if path not in (known for known, _ in seen):
+            if candidate.model not in known:
+                path = resolve_model(candidate.model)
                 renderer = Renderer(load_tokenizer(path))
-                seen.append((path, [renderer.prompt(script.before) for script in self._scripts()]))
-                if seen[-1][1] != seen[0][1]:
+                known[candidate.model] = {**identity(path), "rendering": renderer.fingerprint()}
+                rendered.append([renderer.prompt(script.before) for script in self._scripts()])
+                if rendered[-1] != rendered[0]:
                     raise PersonaError(f"models to judge must share a tokenizer and a chat template; {path} differs")
+            own, first = known[candidate.model], known[candidates[0].model]
+            if candidate.adapter is not None:
+                check_base(candidate.adapter, own)
+                if own["sha256"] != first["sha256"]:
+                    raise PersonaError(
+                        f"{candidate.label} was trained on {own['name']}, and base is {first['name']}",
+                        "judge runs of different models one by one",
+                    )
             adapter = adapter_hash(candidate.adapter) if candidate.adapter else ""
-            facts.append([candidate.label, identity(path)["sha256"], adapter, candidate.system, candidate.whole])
+            facts.append([candidate.label, own, adapter, candidate.system, candidate.whole, candidate.override])
         return facts
 
 

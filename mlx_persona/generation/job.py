@@ -63,6 +63,10 @@ class Kept:
         """Whether nothing is left to write."""
         return len(self.written) == self._total
 
+    def note(self, text: str) -> None:
+        """Show behind the bar what is being done between replies."""
+        self._bar.advance(0, text)
+
     def missing(self, numbers: Iterable[int]) -> list[int]:
         """Those of ``numbers`` that are not written yet, in order."""
         return [n for n in numbers if n not in self.written]

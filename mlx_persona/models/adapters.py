@@ -240,6 +240,22 @@ def load_weights(model: nn.Module, weights: dict[str, mx.array], where: Path) ->
 _OTHER_BASE = "name the base model that the adapter was made for with --model"
 
 
+def check_base(folder: Path, identity: dict[str, str] | None) -> AdapterSpec:
+    """The spec of a saved adapter that is for this base model; None knows no model and checks nothing.
+
+    Raises:
+        PersonaError: no adapter there, or one for another model.
+    """
+    spec = read_spec(folder)
+    made_for = spec.base
+    if identity and made_for and made_for.get("sha256") != identity.get("sha256"):
+        raise PersonaError(
+            f"{folder} was made for another model: {made_for.get('name')}, not {identity.get('name')}",
+            f"use --model {made_for.get('name')}",
+        )
+    return spec
+
+
 def load_adapter(model: nn.Module, folder: Path, identity: dict[str, str] | None) -> AdapterSpec:
     """Attach a saved adapter, frozen, after checking that it belongs to this base model.
 
@@ -254,13 +270,7 @@ def load_adapter(model: nn.Module, folder: Path, identity: dict[str, str] | None
     Raises:
         PersonaError: no adapter there, made for another model, truncated, or of other shapes.
     """
-    spec = read_spec(folder)
-    made_for = spec.base
-    if identity and made_for and made_for.get("sha256") != identity.get("sha256"):
-        raise PersonaError(
-            f"{folder} was made for another model: {made_for.get('name')}, not {identity.get('name')}",
-            f"use --model {made_for.get('name')}",
-        )
+    spec = check_base(folder, identity)
     weights = read_weights(folder / WEIGHTS)
     spec = attach(model, spec)
     load_weights(model, weights, folder)

@@ -292,7 +292,7 @@ def _unique(records: Sequence[Record]) -> list[Record]:
 
 
 def find_eval(record: Record) -> Record | None:
-    """The newest evaluation beside a run that judged exactly what this run made."""
+    """The newest evaluation beside a run that judged exactly what this run made; rather one that has a card."""
     beside = list(siblings(record, lambda info: bool(info.mapping("judged"))))
     if not beside or not record.key:  # a key takes a moment
         return None
@@ -301,8 +301,9 @@ def find_eval(record: Record) -> Record | None:
         judged = run.info.mapping("judged")
         if run.stage == "eval" and any(run.info.text("judged", label, "sha256") == record.key for label in judged):
             finished = run.info.number("finished")
-            fits.append((finished.value if finished else 0.0, run.name, run))
-    return max(fits, key=lambda fit: fit[:2])[2] if fits else None
+            carded = bool(run.scores.mapping("figures"))
+            fits.append((carded, finished.value if finished else 0.0, run.name, run))
+    return max(fits, key=lambda fit: fit[:3])[3] if fits else None
 
 
 def find_data(record: Record, option: str) -> tuple[Document | None, str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+import numpy as np
 
 from mlx_persona import ui
 from mlx_persona.config import EvalConfig
@@ -13,9 +14,9 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.evals.panel import BASE, Candidate
 from mlx_persona.models.adapters import read_spec
 from mlx_persona.models.load import identity, resolve_model
+from mlx_persona.models.trained import find_trained
 from mlx_persona.runs import adapter_hash, find_adapter, newest, newest_fused, read_info, run_of, sorted_checkpoints
 from mlx_persona.stages.sides import Side, base_side, named_side
-from mlx_persona.tokens.batches import evenly
 
 # Checkpoints that are judged at most: more say little more.
 CHECKPOINTS = 12
@@ -31,16 +32,33 @@ def find_candidates(config: EvalConfig, root: Path) -> list[Candidate]:
         return _checkpoints(config, root)
     if config.runs:
         return _named(config)
-    found = {stage: run for stage in ("sft", "dpo") if (run := newest((stage,), root)) is not None}
-    if not found:
-        raise PersonaError(f"no training run in {root}/ to judge", "train one with: mlx-persona sft")
-    trained = [_trained(stage, run) for stage, run in found.items()]
+    trained = [_trained(config, stage, run) for stage, run in _newest_line(root)]
     # What SFT made is asked everything only where no DPO came after it; a fused model is what was fused.
     candidates = [replace(one, whole=one is trained[-1]) for one in trained]
-    if fused := newest_fused(root):
+    if fused := _fused_from(candidates, root):
         candidates.append(Candidate("fused", str(fused), None, trained[-1].system, whole=False))
-    first = trained[0]
-    return [Candidate(BASE, config.model or first.model, None, first.system), *candidates]
+    return [Candidate(BASE, trained[0].model, None, trained[0].system), *candidates]
+
+
+def _newest_line(root: Path) -> list[tuple[str, Path]]:
+    """The newest training run, and before it the SFT run that it came from."""
+    run = newest(("dpo", "sft"), root)
+    if run is None:
+        raise PersonaError(f"no training run in {root}/ to judge", "train one with: mlx-persona sft")
+    info = read_info(run) or {}
+    line = [(str(info.get("stage") or "sft"), run)]
+    parent = root / Path(str(info.get("parent") or "")).name
+    if info.get("parent") and find_adapter(parent) is not None:
+        line.insert(0, ("sft", parent))
+    return line
+
+
+def _fused_from(candidates: Sequence[Candidate], root: Path) -> Path | None:
+    """The newest fused model, if it was fused from one of these."""
+    fused = newest_fused(root)
+    made_of = (read_info(fused) or {}).get("adapter_sha256") if fused else None
+    hashes = [adapter_hash(one.adapter) for one in candidates if one.adapter is not None]
+    return fused if made_of in hashes else None
 
 
 def judged(candidates: Sequence[Candidate]) -> dict[str, dict[str, str]]:
@@ -55,16 +73,16 @@ def judged(candidates: Sequence[Candidate]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _trained(label: str, run: Path) -> Candidate:
-    info: dict[str, Any] = read_info(run) or {}
-    adapter = find_adapter(run)
-    assert adapter is not None  # newest() returns only runs that have one
-    return Candidate(label, info["model"], adapter, read_spec(adapter).system)
+def _trained(config: EvalConfig, label: str, run: Path) -> Candidate:
+    found = find_trained(str(run), config.model, ())
+    return Candidate(label, found.model, found.adapter, found.spec.system)
 
 
 def _named(config: EvalConfig) -> list[Candidate]:
     """What the user names; runs of one name in two folders keep the folder's name."""
-    sides = [named_side(name) for name in config.runs]
+    if BASE in config.runs:
+        raise PersonaError("base stands in the table anyway", "name runs, adapters or other models")
+    sides = [named_side(name, config.model) for name in config.runs]
     labels = [side.label for side in sides]
     sides = [
         replace(side, label=name if labels.count(side.label) > 1 else side.label)
@@ -82,23 +100,28 @@ def _candidate(side: Side) -> Candidate:
 
 
 def _checkpoints(config: EvalConfig, root: Path) -> list[Candidate]:
-    """Every checkpoint of one run, labelled by its update; evenly spread where there are very many."""
-    named = config.runs[0] if config.runs else newest(("dpo", "sft"), root)
+    """The checkpoints of one run that are still there, labelled by their updates; some of them where there are many."""
+    named = Path(config.runs[0]) if config.runs else newest(("dpo", "sft"), root)
     if named is None:
         raise PersonaError(f"no training run in {root}/ to judge", "train one with: mlx-persona sft")
-    run = Path(named)
-    info = read_info(run) or {}
-    folders = sorted_checkpoints(run)
+    info = read_info(named)
+    if info is None:
+        raise PersonaError(f"no such run: {named}", "name a folder of runs/")
+    folders = sorted_checkpoints(named)
     if info.get("stacked"):
-        raise PersonaError(f"the checkpoints of {run} hold only half of an adapter (it was trained with --fresh)")
+        raise PersonaError(f"the checkpoints of {named} hold only half of an adapter (it was trained with --fresh)")
     if not folders:
-        raise PersonaError(f"no checkpoints in {run}", "keep them while training: mlx-persona sft --keep-last 100")
-    chosen = [folders[i] for i in evenly(len(folders), CHECKPOINTS)]
-    if len(chosen) < len(folders):
-        ui.info(f"{len(chosen)} of {len(folders)} checkpoints, evenly spread")
-    system = read_spec(chosen[0]).system
-    model = config.model or str(info.get("model") or read_spec(chosen[0]).base.get("name", ""))
+        raise PersonaError(f"no checkpoints in {named}", "keep them while training: mlx-persona sft --keep-last 100")
+    places = set(np.linspace(0, len(folders) - 1, min(CHECKPOINTS, len(folders))).round().astype(int).tolist())
+    places |= {i for i, folder in enumerate(folders) if int(folder.name) == info.get("best_update")}
+    chosen = [folders[i] for i in sorted(places)]
+    ui.info(
+        f"{len(chosen)} of {len(folders)} checkpoints that are still there: updates "
+        f"{', '.join(str(int(folder.name)) for folder in chosen)} (sft keeps more of them with --keep-last)"
+    )
+    spec = read_spec(chosen[0])
+    model = config.model or str(info.get("model") or spec.base.get("name", ""))
     return [
-        Candidate(BASE, model, None, system),
-        *(Candidate(str(int(folder.name)), model, folder, system) for folder in chosen),
+        Candidate(BASE, model, None, spec.system),
+        *(Candidate(str(int(folder.name)), model, folder, spec.system) for folder in chosen),
     ]

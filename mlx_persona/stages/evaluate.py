@@ -20,6 +20,7 @@ import yaml
 from mlx_persona import backend
 from mlx_persona.awake import awake
 from mlx_persona.config import EvalConfig
+from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.evals.card import Card
 from mlx_persona.evals.choice import choose
 from mlx_persona.evals.judge import Judge
@@ -31,7 +32,7 @@ from mlx_persona.evals.scripts import Answers, Part
 from mlx_persona.files import write_text
 from mlx_persona.generation.engine import Sampling
 from mlx_persona.generation.job import PARTIAL, waiting
-from mlx_persona.runs import RUNS, claim, git_revision
+from mlx_persona.runs import RUNS, claim, git_revision, holding
 from mlx_persona.schema import dump_line
 from mlx_persona.settings import plain
 from mlx_persona.stages.candidates import find_candidates, judged
@@ -104,19 +105,39 @@ def evaluate(config: EvalConfig, root: Path = RUNS) -> Evaluation:
     judge = Judge(config.judge, config.judge_model) if config.judge else None  # before anything is written
     who = find_candidates(config, root)
     material = Material.read(config)
+    if len({one.system for one in who}) > 1 and {"probes", "prompts", "bystander"}.intersection(config.chosen):
+        material.note(
+            "the runs have different system messages: probes of memory, prompts and bystander use the first's"
+        )
     parts = make_parts(config, material, who[0])
     who[1:1] = _prompted(config, material, who[0])
     sampling = Sampling(config.max_tokens, config.temperature, config.top_p, config.seed)
     panel = Panel(who, parts, Asking(sampling, config.batch_size))
-    folder = Path(config.out) if config.out else waiting(root.glob("eval-*"), panel.key) or claim("eval", root)
-    with awake():
+    folder = _folder(config, root, panel.key)
+    with holding(folder), awake():
         answers = panel.ask(folder)
-    _judge(judge, parts, answers, folder)
-    found = _score(config, folder, parts, answers, material.notes)
-    _write(found, parts, answers)
-    _describe(config, folder, {"model": who[0].model, "judged": judged(who), "started": started})
-    (folder / PARTIAL).unlink(missing_ok=True)
+        _judge(judge, parts, answers, folder)
+        found = _score(config, folder, parts, answers, material)
+        _write(found, parts, answers)
+        # What checkpoints were judged is no verdict on the run that they are of.
+        whose = {} if config.checkpoints else judged(who)
+        _describe(config, folder, {"model": who[0].model, "judged": whose, "started": started})
+        (folder / PARTIAL).unlink(missing_ok=True)
     return found
+
+
+def _folder(config: EvalConfig, root: Path, key: str) -> Path:
+    """Where to write: a folder of its own, or the one in which the same evaluation was stopped.
+
+    Raises:
+        PersonaError: the folder that the user names holds something else.
+    """
+    if not config.out:
+        return waiting(root.glob("eval-*"), key) or claim("eval", root)
+    folder = Path(config.out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())) and waiting([folder], key) is None:
+        raise PersonaError(f"{folder} is in use already", "give another --out")
+    return folder
 
 
 def _prompted(config: EvalConfig, material: Material, base: Candidate) -> list[Candidate]:
@@ -124,20 +145,25 @@ def _prompted(config: EvalConfig, material: Material, base: Candidate) -> list[C
     if config.quick or config.checkpoints or "style" not in config.chosen or not (material.training or config.prompt):
         return []
     prompt = persona_prompts(config, material, base, counter(base.model))[FULL]
-    return [Candidate(PROMPTED, base.model, None, prompt, whole=False)]
+    return [Candidate(PROMPTED, base.model, None, prompt, whole=False, override=True)]
 
 
 def _judge(judge: Judge | None, parts: Sequence[Part], answers: Mapping[str, Answers], folder: Path) -> None:
     """Have the judge, if the user named one, rate what no rule can."""
-    if judge is not None:
-        judge.keep_in(folder)
-        for part in parts:
-            if isinstance(part, ProbePart):
+    if judge is None:
+        return
+    judge.keep_in(folder)
+    for part in parts:
+        if isinstance(part, ProbePart):
+            try:
                 part.rate(judge, answers[part.name])
+            except KeyboardInterrupt:
+                kept = "stopped: all replies and the judge's answers so far are kept"
+                raise Interrupted(kept, "the same command continues from there") from None
 
 
 def _score(
-    config: EvalConfig, folder: Path, parts: Sequence[Part], answers: Mapping[str, Answers], notes: list[str]
+    config: EvalConfig, folder: Path, parts: Sequence[Part], answers: Mapping[str, Answers], material: Material
 ) -> Evaluation:
     card, scores = None, {}
     for part in parts:
@@ -145,12 +171,14 @@ def _score(
             card = part.card(answers[part.name])
         else:
             found = part.score(answers[part.name])
+            for note in found.get("notes", ()):
+                material.note(f"{part.name}: {note}")
             scores[part.name] = {**found, "rows": [[what, dict(cells)] for what, cells in part.rows(found)]}
     choice = None
     if config.checkpoints and card is not None:
         ability = scores.get("ability")
         choice = choose(card.figures, ability["models"] if ability else None, BASE)
-    return Evaluation(folder, config.quick, card, scores, choice, notes)
+    return Evaluation(folder, config.quick, card, scores, choice, material.notes)
 
 
 def _write(found: Evaluation, parts: Sequence[Part], answers: Mapping[str, Answers]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from mlx_persona import ui
@@ -78,6 +79,8 @@ class Material:
                 f"{path} must hold at least 2 replies that answer something, got {len(found.every)}",
                 "hold out more: mlx-persona clean --test-fraction 0.2",
             )
+        if path.name == "valid.jsonl":
+            found.note("there is no test.jsonl: these replies are those by which training chose its checkpoint")
         if len(found.every) < FEW:
             found.note(f"only {len(found.every)} held-out replies: the intervals are wide, and nothing is proved")
         found.asked = [found.every[i] for i in evenly(len(found.every), config.prompts)]
@@ -118,9 +121,14 @@ def make_parts(config: EvalConfig, material: Material, base: Candidate) -> list[
     Raises:
         PersonaError: a file of probes, questions or canaries with a mistake.
     """
-    return [_MAKERS[name](config, material, base) for name in config.chosen]
+    chosen = list(config.chosen)
+    if "prompts" in chosen and not material.training and not config.prompt:
+        material.note("prompts are left out: there is nothing to make a prompt of; name one with --prompt")
+        chosen.remove("prompts")
+    return [_MAKERS[name](config, material, base) for name in chosen]
 
 
+@cache
 def counter(model: str) -> Count:
     """Counts the tokens of texts as a model does; raises PersonaError for a model without a tokenizer."""
     tokenizer = load_tokenizer(resolve_model(model))
@@ -129,8 +137,11 @@ def counter(model: str) -> Count:
 
 def persona_prompts(config: EvalConfig, material: Material, base: Candidate, count: Count) -> dict[str, str]:
     """The system message of every variant: what was trained with, full, slim, working, none."""
-    full = read_prompt(config.prompt) if config.prompt else ""
-    return system_prompts(material.training, count, system=base.system, work=read_prompt(), full=full, seed=config.seed)
+    full, slim = (read_prompt(named) if named else "" for named in (config.prompt, config.slim_prompt))
+    work = read_prompt(config.work_prompt)
+    return system_prompts(
+        material.training, count, system=base.system, work=work, full=full, slim=slim, seed=config.seed
+    )
 
 
 def _style(config: EvalConfig, material: Material, base: Candidate) -> Part:
@@ -187,7 +198,12 @@ def _prompts(config: EvalConfig, material: Material, base: Candidate) -> Part:
 
 def _consistency(config: EvalConfig, material: Material, base: Candidate) -> Part:
     return ConsistencyPart(
-        material.real, read_paraphrases(), read_dialogues(), _items(config), quick=config.quick, seed=config.seed
+        material.real,
+        read_paraphrases(config.paraphrases),
+        read_dialogues(config.dialogues),
+        _items(config),
+        quick=config.quick,
+        seed=config.seed,
     )
 
 
@@ -195,7 +211,7 @@ def _bystander(config: EvalConfig, material: Material, base: Candidate) -> Part:
     return BystanderPart(
         material.asked,
         material.real,
-        read_bystanders(),
+        read_bystanders(config.bystanders),
         base.system,
         counter(base.model),
         material.attribution,

@@ -95,7 +95,7 @@ def find_sides(config: CompareConfig) -> dict[str, Side]:
     if not all(names.values()):
         raise PersonaError(f"a comparison needs two sides, got {sum(map(bool, names.values()))}", _SIDES_HINT)
     if config.a != config.b:
-        found = {side: named_side(name) for side, name in names.items() if name != BASE}
+        found = {side: named_side(name, config.model) for side, name in names.items() if name != BASE}
         sides = {side: found.get(side) or base_side(config.model, list(found.values())) for side in SIDES}
         first, second = sides.values()
         if (first.model, first.adapter) != (second.model, second.adapter):
@@ -105,13 +105,13 @@ def find_sides(config: CompareConfig) -> dict[str, Side]:
     raise PersonaError(f"the two sides must differ, but {config.a} and {config.b} are the same", _SIDES_HINT)
 
 
-def named_side(name: str) -> Side:
-    """A side by its name: ``real``, a folder with an adapter, or a model."""
+def named_side(name: str, model: str = "") -> Side:
+    """A side by its name: ``real``, a folder with an adapter (on ``model``, if that is named), or a model."""
     if name == REAL:
         return Side(REAL)
     path = Path(name)
     if path.is_dir() and (find_adapter(path) or not (path / "config.json").is_file()):
-        trained = find_trained(str(resolve_adapter(name)), "", ())
+        trained = find_trained(str(resolve_adapter(name)), model, ())
         chosen = trained.run is not None and find_adapter(trained.run) == trained.adapter
         label = trained.run.resolve().name if trained.run and chosen else name
         return Side(_label(label), trained.model, trained.adapter, trained.spec.system, trained.model)

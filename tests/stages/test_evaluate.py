@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,14 @@ from mlx_persona.evals.judge import Judge
 from mlx_persona.generation import engine
 from mlx_persona.generation.engine import Reply
 from mlx_persona.models import adapters
+from mlx_persona.runs import RUNS
+from mlx_persona.schema import Message, read_conversations, write_jsonl
 from mlx_persona.stages import evaluate as stage
+from mlx_persona.stages.candidates import find_candidates
 from mlx_persona.stages.evaluate import evaluate
 from mlx_persona.stages.sft import sft
 from tests.judge_kit import playing, text
-from tests.toy import SAYS, sft_config, write_data
+from tests.toy import SAYS, sft_config, write_data, write_model
 
 Make = Callable[..., EvalConfig]
 
@@ -50,6 +55,12 @@ def config(trained: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         return EvalConfig(**{**given, **options})
 
     return make
+
+
+def describe(run: Path, **facts: Any) -> None:
+    """Change what a run says of itself."""
+    info = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    (run / "run.json").write_text(json.dumps({**info, **facts}), encoding="utf-8")
 
 
 def lines_of(folder: Path, part: str) -> list[dict[str, Any]]:
@@ -232,6 +243,92 @@ def test_checkpoints_are_judged_by_loss_style_and_ability(config: Make, tmp_path
     assert found.choice["loss"]["best"] == min(losses, key=lambda label: losses[label])
     assert set(found.choice) >= {"loss", "style"}
     assert scores_of(found.folder)["choice"] == json.loads(json.dumps(found.choice))
+
+
+def test_the_line_of_the_newest_run_is_judged_and_older_ones_are_not(
+    trained: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sft-1, dpo-1 from it, and then sft-2: what stands beside sft-2 is neither of the two."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").symlink_to(trained / "data")
+    for name in ("sft-1", "dpo-1", "sft-2"):
+        shutil.copytree(trained / "runs/sft-1", tmp_path / "runs" / name)
+    describe(tmp_path / "runs/dpo-1", stage="dpo", parent="elsewhere/runs/sft-1", finished=2e9)
+    assert [one.label for one in find_candidates(EvalConfig(), RUNS)] == ["base", "sft", "dpo"]
+    describe(tmp_path / "runs/sft-2", finished=3e9)
+    found = find_candidates(EvalConfig(), RUNS)
+    assert [one.label for one in found] == ["base", "sft"]
+    assert found[1].adapter == Path("runs/sft-2/adapter")
+    assert found[1].whole
+
+
+def test_the_last_and_the_best_checkpoint_are_always_judged(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained / "runs/sft-1", run)
+    for update in range(1, 31):
+        shutil.copytree(
+            trained / "runs/sft-1/checkpoints/000002", run / f"checkpoints/{update:06d}", dirs_exist_ok=True
+        )
+    describe(run, best_update=28)
+    found = find_candidates(EvalConfig(runs=(str(run),), checkpoints=True), RUNS)
+    labels = [one.label for one in found]
+    assert len(labels) == 1 + 12 + 1
+    assert {"1", "28", "30"} < set(labels)
+    assert "13 of 30 checkpoints" in capsys.readouterr().err
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(config: Make, trained: Path, tmp_path: Path) -> None:
+    before = (trained / "runs/sft-1/run.json").read_bytes()
+    with pytest.raises(PersonaError, match="runs/sft-1 is in use already"):
+        evaluate(config(out="runs/sft-1"))
+    assert (trained / "runs/sft-1/run.json").read_bytes() == before
+
+
+def test_an_adapter_for_another_model_is_noticed_before_anything_is_asked(
+    config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "replies", None)
+    other = write_model(tmp_path / "other", seed=1)
+    with pytest.raises(PersonaError, match="was made for another model"):
+        evaluate(config(model=str(other), out=str(tmp_path / "out")))
+
+
+def test_a_base_that_is_told_who_to_be_is_told_so_where_conversations_have_their_own_message(
+    trained: Path, config: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("train", "valid"):
+        talks = read_conversations(trained / f"data/clean/{name}.jsonl")
+        own = [replace(c, messages=(Message("system", "You are Ann."), *c.messages)) for c in talks]
+        write_jsonl(data / f"{name}.jsonl", own)
+    (tmp_path / "prompt.txt").write_text("You are somebody who always says the same thing.")
+    said: list[str] = []
+
+    def replies(loaded: Any, prompts: Sequence[Any], *_: Any, on_reply: Any, **__: Any) -> list[Reply]:
+        said.append(loaded.tokenizer.decode(prompts[0]))
+        for i, _ in enumerate(prompts):
+            on_reply(i, Reply("hm", cut=False))
+        return []
+
+    monkeypatch.setattr(engine, "replies", replies)
+    mine = config(quick=False, parts=("style",), data=str(data), prompt=str(tmp_path / "prompt.txt"))
+    found = evaluate(replace(mine, out=str(tmp_path / "out")))
+    assert found.card is not None
+    assert ["You are Ann." in text for text in said] == [True, False, True]  # base, prompted, sft
+    assert ["always says" in text for text in said] == [False, True, False]
+    assert found.card.figures["prompted"].loss != found.card.figures["base"].loss
+
+
+def test_why_a_figure_is_missing_is_said(config: Make, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "data/clean", tmp_path / "data")
+    (tmp_path / "data/test.jsonl").unlink()
+    found = evaluate(config(parts=("bystander",), data=str(tmp_path / "data"), out=str(tmp_path / "out")))
+    assert any(note.startswith("bystander: ") for note in found.notes)
+    assert "there is no test.jsonl: these replies are those by which training chose its checkpoint" in found.notes
+    assert scores_of(found.folder)["notes"] == found.notes
 
 
 def test_a_judge_rates_what_no_rule_can_and_a_stop_costs_no_question(config: Make) -> None:

@@ -19,13 +19,13 @@ from tests.toy import sft_config
 
 
 def test_what_was_planted_is_read_again(tmp_path: Path) -> None:
-    config = CanariesConfig(out=str(tmp_path / "canaries"), n=3, copies=5.0, seed=7)
+    config = CanariesConfig(out=str(tmp_path / "canaries"), n=4, copies=5.0, seed=7)
     planted = plant_canaries(config)
-    assert planted == make_canaries(3, 7)
+    assert planted == make_canaries(4, 7)
     assert read_canaries(tmp_path / "canaries") == (planted, 7)
     conversations = read_conversations(tmp_path / "canaries" / "train.jsonl")
-    assert [c.messages[1].content.endswith(p.secret) for c, p in zip(conversations, planted, strict=True)] == [True] * 3
-    assert [c.meta["weight"] for c in conversations] == [5.0] * 3
+    assert [c.messages[1].content.endswith(p.secret) for c, p in zip(conversations, planted, strict=True)] == [True] * 4
+    assert [c.meta["weight"] for c in conversations] == [5.0] * 4
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_command_plants_and_says_what_is_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert cli._status(["canaries", "--n", "2"]) == 0
+    assert cli._status(["canaries", "--n", "4"]) == 0
     said = capsys.readouterr()
     assert said.out.strip() == "data/canaries"
     assert "sft --extra data/canaries" in said.err

@@ -33,7 +33,9 @@ class AbilityPart:
             return
         rows = text_rows(present.loaded.tokenizer, shipped("neutral.txt").read_text(encoding="utf-8"))
         rows = quick_part(rows, lambda _: "") if self._quick else rows
-        self._drifts[present.candidate.label] = mean_kl(present.loaded.model, rows)
+        self._drifts[present.candidate.label] = mean_kl(
+            present.loaded.model, rows, present.counting("neutral text", len(rows))
+        )
 
     def score(self, answers: Answers) -> dict[str, Any]:
         """Per model the right answers by kind, and what is left of those that the first model got right."""

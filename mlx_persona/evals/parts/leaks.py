@@ -51,7 +51,7 @@ class LeakPart:
                 rendered = present.renderer.render(canary.told(secret))
                 assert rendered is not None  # nothing limits its length
                 rows.append(make_row(rendered.ids, rendered.mask))
-        means = row_losses(present.loaded.model, rows)
+        means = row_losses(present.loaded.model, rows, present.counting("canaries", len(rows)))
         # The whole reply counts: secrets may differ in how many tokens they take.
         losses = [mean * row.targets for mean, row in zip(means, rows, strict=True)]
         each = len(rows) // len(canaries)

@@ -44,7 +44,9 @@ class ProbePart:
             assert rendered is not None  # nothing limits its length
             rows.append(make_row(rendered.ids, rendered.mask))
         with present.without_adapter():
-            self._losses[present.candidate.label] = row_losses(present.loaded.model, rows)
+            self._losses[present.candidate.label] = row_losses(
+                present.loaded.model, rows, present.counting("surprise", len(rows))
+            )
 
     def rate(self, judge: Judge, answers: Answers) -> None:
         """Have a judge rate the replies that no rule can score.
@@ -56,7 +58,11 @@ class ProbePart:
         total = len(answers) * len(places) * len(self._set.rubric)
         if not total:
             return
-        ui.info(f"sending {len(answers) * len(places)} replies to the judge, {total} questions")
+        sent = f"sending {len(answers) * len(places)} replies to the judge at {judge.url}, {total} questions"
+        if judge.here:
+            ui.info(sent)
+        else:
+            ui.warn(f"{sent}; this is another machine")
         with ui.progress("judge", total) as bar:
             for label, replies in answers.items():
                 given = self._ratings.setdefault(label, {})

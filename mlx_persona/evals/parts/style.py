@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
@@ -68,13 +69,14 @@ class StylePart:
     def measure(self, present: Present) -> None:
         """The loss on the person's real replies."""
         length = self._max_seq_length + present.extra
-        found = conversation_rows(self._conversations, present.renderer, length).rows
+        said = [replace(c, messages=tuple(present.candidate.said(c.messages))) for c in self._conversations]
+        found = conversation_rows(said, present.renderer, length).rows
         rows = [found[i] for i in evenly(len(found), self._loss_rows)]
         if not rows:
             raise PersonaError(
                 f"no held-out conversation fits in {length} tokens", "allow more tokens (--max-seq-length)"
             )
-        self._loss[present.candidate.label] = mean_loss(present.loaded.model, rows)
+        self._loss[present.candidate.label] = mean_loss(present.loaded.model, rows, present.counting("loss", len(rows)))
         self._loss_tokens = sum(row.targets for row in rows)
 
     def card(self, answers: Answers) -> Card:
