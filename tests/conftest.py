@@ -1,11 +1,11 @@
-"""Models that every test may use: the real one, and tiny random ones to train on."""
+"""What every test may use: the real model, tiny random ones to train on, and a voice that is not left quiet."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 from mlx.utils import tree_flatten
 from mlx_lm.models import llama
 
+from mlx_persona import ui
 from mlx_persona.models import embedded, load
 from tests.toy import write_data, write_model
 
@@ -46,6 +47,13 @@ TINY = {
     "vocab_size": 49152,
 }
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+
+
+@pytest.fixture(autouse=True)
+def _speaking() -> Iterator[None]:
+    """A command with --quiet leaves the process quiet; the next test is not."""
+    yield
+    ui.set_quiet(False)
 
 
 @pytest.fixture(scope="session")

@@ -145,10 +145,10 @@ def resumed_config(config: Config, stage: str, group: Group) -> Config:
 
 
 def _recorded(config: Config, stage: str) -> Config:
-    recorded = recorded_config(config, stage)
-    if (read_info(Path(config.resume)) or {}).get("status") == "done":
+    info = read_info(Path(config.resume)) or {}
+    if info.get("stage") == stage and info.get("status") == "done":
         raise PersonaError(f"{config.resume} is finished already", "start a new run without --resume")
-    return recorded
+    return recorded_config(config, stage)
 
 
 def agree(group: Group, config: Any, facts: dict[str, Any]) -> None:
