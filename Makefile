@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]'
 	@touch $(STAMP)
 
-demo: $(STAMP) ## from nothing to a persona on an embedded model, with its report card and page (12 minutes)
+demo: $(STAMP) ## from nothing to a persona on an embedded model, with its evaluation and page (8 minutes)
 	$(BIN)/mlx-persona demo
 
 clean-data: $(STAMP) ## RAW=path/to/export ME="name in the export": conversations into data/clean
