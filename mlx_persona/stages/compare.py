@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from mlx_persona.config import CompareConfig
 from mlx_persona.errors import Interrupted, PersonaError
-from mlx_persona.evals.blind import SIDES, Item, Session
-from mlx_persona.evals.blind_judge import Ratings
-from mlx_persona.evals.blind_score import Result, score
+from mlx_persona.evals.blind.judged import Ratings
+from mlx_persona.evals.blind.score import Result, score
+from mlx_persona.evals.blind.session import SIDES, Item, Session
 from mlx_persona.evals.judge import CACHE
 from mlx_persona.files import write_text
 from mlx_persona.runs import Run, claim, closing, recorded_config

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from mlx_persona import ui
 from mlx_persona.errors import Interrupted
-from mlx_persona.evals.blind import SIDES
-from mlx_persona.evals.blind_judge import Ratings, meanings
-from mlx_persona.evals.blind_score import REAL
+from mlx_persona.evals.blind.judged import Ratings, meanings
+from mlx_persona.evals.blind.score import REAL
+from mlx_persona.evals.blind.session import SIDES
 from mlx_persona.evals.judge import Judge
 from mlx_persona.evals.probes import SETS, read_probes
 from mlx_persona.schema import Message

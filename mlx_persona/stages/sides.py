@@ -12,8 +12,8 @@ from mlx_persona import ui
 from mlx_persona.config import CompareConfig
 from mlx_persona.errors import PersonaError
 from mlx_persona.evals.asked import Asked, all_asked
-from mlx_persona.evals.blind import SIDES, A, B, Item, first_sides
-from mlx_persona.evals.blind_score import REAL
+from mlx_persona.evals.blind.score import REAL
+from mlx_persona.evals.blind.session import SIDES, A, B, Item, first_sides
 from mlx_persona.generation import engine
 from mlx_persona.generation.engine import Reply
 from mlx_persona.generation.job import PARTIAL, Kept, keeping, key_of

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from mlx_persona import ui
 from mlx_persona.config import CompareConfig
 from mlx_persona.errors import Interrupted, PersonaError
-from mlx_persona.evals.blind import CHOICE, SIDES
-from mlx_persona.evals.blind_judge import described
-from mlx_persona.evals.blind_score import REAL, Result
+from mlx_persona.evals.blind.judged import described
+from mlx_persona.evals.blind.score import REAL, Result
+from mlx_persona.evals.blind.session import CHOICE, SIDES
 from mlx_persona.evals.judge import Judge
 from mlx_persona.stages.compare import Comparison, opened
 from mlx_persona.stages.judging import rate_replies, shipped_rubric

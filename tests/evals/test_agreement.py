@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
 
-from mlx_persona.evals.agreement import agreement, quadratic_kappa, rounded, spearman
+from mlx_persona.evals.blind.agreement import agreement, quadratic_kappa, rounded, spearman
 
 SCALE = [1, 2, 3, 4, 5]
 

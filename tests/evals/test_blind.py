@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlx_persona.errors import PersonaError
-from mlx_persona.evals.blind import CHOICE, Answer, Item, Session, Step, first_sides
+from mlx_persona.evals.blind.session import CHOICE, Answer, Item, Session, Step, first_sides
 from mlx_persona.schema import Message
 
 

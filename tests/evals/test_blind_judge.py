@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mlx_persona.errors import PersonaError
-from mlx_persona.evals.agreement import agreement
-from mlx_persona.evals.blind_judge import SCALE, Ratings, described, judged, meanings
-from mlx_persona.evals.blind_score import score
+from mlx_persona.evals.blind.agreement import agreement
+from mlx_persona.evals.blind.judged import SCALE, Ratings, described, judged, meanings
+from mlx_persona.evals.blind.score import score
 from mlx_persona.evals.intervals import Tally, wilson
 from tests.evals.test_blind import pressed, session
 

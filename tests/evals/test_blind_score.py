@@ -7,8 +7,8 @@ import json
 import pytest
 from scipy.stats import binomtest
 
-from mlx_persona.evals.blind import Session
-from mlx_persona.evals.blind_score import Share, binomial_p, score, share_of
+from mlx_persona.evals.blind.score import Share, binomial_p, score, share_of
+from mlx_persona.evals.blind.session import Session
 from mlx_persona.evals.intervals import wilson
 from tests.evals.test_blind import pressed, session
 

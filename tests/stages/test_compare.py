@@ -11,7 +11,7 @@ import pytest
 
 from mlx_persona.config import CompareConfig
 from mlx_persona.errors import Interrupted, PersonaError
-from mlx_persona.evals.blind import Item
+from mlx_persona.evals.blind.session import Item
 from mlx_persona.generation import engine
 from mlx_persona.models.adapters import load_adapter
 from mlx_persona.models.load import load_model

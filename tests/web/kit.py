@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mlx_persona.config import CompareConfig
-from mlx_persona.evals.blind import Item, first_sides
+from mlx_persona.evals.blind.session import Item, first_sides
 from mlx_persona.runs import Run
 from mlx_persona.schema import Message, dump_line
 from mlx_persona.settings import plain

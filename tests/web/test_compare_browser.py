@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from mlx_persona import ui
-from mlx_persona.evals.blind import first_sides
+from mlx_persona.evals.blind.session import first_sides
 from mlx_persona.schema import Message
 from mlx_persona.web import local
 from mlx_persona.web.compare import CompareSite

@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 
 from mlx_persona.config import CompareConfig
 from mlx_persona.errors import Interrupted, PersonaError
-from mlx_persona.evals.blind import first_sides
+from mlx_persona.evals.blind.session import first_sides
 from mlx_persona.stages.compare import Comparison
 from mlx_persona.web import compare as web
 from mlx_persona.web.compare import CompareSite, compare

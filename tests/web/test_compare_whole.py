@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, expect
 
-from mlx_persona.evals.blind_score import binomial_p
+from mlx_persona.evals.blind.score import binomial_p
 from mlx_persona.evals.intervals import wilson
 from mlx_persona.schema import Conversation, Message, write_jsonl
 from tests.toy import SAYS, write_model

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlx_persona.errors import PersonaError
-from mlx_persona.evals.agreement import DECIMALS, HIGHEST, LOWEST, Agreement, agreement
-from mlx_persona.evals.blind import SIDES, A, B, Session
+from mlx_persona.evals.blind.agreement import DECIMALS, HIGHEST, LOWEST, Agreement, agreement
+from mlx_persona.evals.blind.session import SIDES, A, B, Session
 from mlx_persona.evals.intervals import Tally
 
 # What the ends of the scale mean where the user named a measure in a few words: as the page says.

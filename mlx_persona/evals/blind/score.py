@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlx_persona.evals.blind import CHOICE, SIDES, TIE, A, B, Session
-from mlx_persona.evals.blind_judge import Judged, Ratings, judged
+from mlx_persona.evals.blind.judged import Judged, Ratings, judged
+from mlx_persona.evals.blind.session import CHOICE, SIDES, TIE, A, B, Session
 from mlx_persona.evals.intervals import wilson
 
 REAL = "real"
