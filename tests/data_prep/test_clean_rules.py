@@ -177,7 +177,7 @@ _SENT = st.builds(
 _CONVERSATION = st.lists(_MESSAGES, min_size=1, max_size=8) | st.lists(_SENT, min_size=1, max_size=8)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     raws=st.lists(_CONVERSATION | st.none(), max_size=8),
     me=st.sampled_from([frozenset(), frozenset({"me"})]),

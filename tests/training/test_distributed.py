@@ -168,6 +168,7 @@ def test_two_ranks_train_as_one_does_and_rank_0_alone_speaks(
     assert (tmp_path / "run/adapter/adapters.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_pairs_and_the_dpo_curve_of_one(model: Path, data: Path, one: Path, tmp_path: Path) -> None:
     sizes: dict[str, Any] = {"n": 11, "max_tokens": 6, "batch_size": 2}
     asked = PairsConfig(model=str(model), data=str(data), adapter=str(one), **sizes)
