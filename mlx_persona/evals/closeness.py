@@ -121,11 +121,3 @@ def shown_share(figure: Mapping[str, Any] | None) -> str:
         return NONE
     low, high = figure["interval"]
     return f"{100 * figure['share']:.0f} % ({100 * low:.0f}–{100 * high:.0f} %)"
-
-
-def shown_tally(figure: Mapping[str, Any] | None) -> str:
-    """``7/15 (25–70 %)`` for a table; ``-`` where nothing was counted."""
-    if figure is None or not figure["n"]:
-        return NONE
-    low, high = figure["interval"]
-    return f"{figure['hits']}/{figure['n']} ({100 * low:.0f}–{100 * high:.0f} %)"

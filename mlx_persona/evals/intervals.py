@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % quantile
 
@@ -48,11 +49,16 @@ class Tally:
         return {"hits": self.hits, "n": self.n, "share": self.share, "interval": list(wilson(self.hits, self.n))}
 
     def shown(self) -> str:
-        """``7/15 (25-70 %)``: the interval stands in brackets."""
+        """``7/15 (25–70 %)``: the interval stands in brackets."""
         if not self.n:
             return "-"
         low, high = wilson(self.hits, self.n)
-        return f"{self.hits}/{self.n} ({100 * low:.0f}-{100 * high:.0f} %)"
+        return f"{self.hits}/{self.n} ({100 * low:.0f}–{100 * high:.0f} %)"
+
+
+def shown_tally(figure: Mapping[str, Any] | None) -> str:
+    """A tally's JSON for a table, as :meth:`Tally.shown`; ``-`` where there is none."""
+    return Tally(figure["hits"], figure["n"]).shown() if figure else "-"
 
 
 def mean_interval(values: Sequence[float], z: float = Z95) -> tuple[float, float]:

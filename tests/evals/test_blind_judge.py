@@ -71,7 +71,7 @@ def test_without_a_rubric_there_are_means_and_choices_but_no_agreement() -> None
     rows = dict(map(tuple, result.rows()))
     assert rows["judge"] == "judge-7b"
     assert (rows["judge prefers base"], rows["judge prefers sft-1"]) == ("2 of 2", "0 of 2")
-    assert rows["  the same side as you"] == "2/2 (34-100 %)"
+    assert rows["  the same side as you"] == "2/2 (34–100 %)"
     assert rows["judge on persona energy: base"] == "3.50"
     assert not any("kappa" in name for name in rows)
 

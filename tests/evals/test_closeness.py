@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mlx_persona.evals import style
-from mlx_persona.evals.closeness import MIN_REPLIES, Closeness, Resampled, redraws, shown, shown_share, shown_tally
-from mlx_persona.evals.intervals import Tally
+from mlx_persona.evals.closeness import MIN_REPLIES, Closeness, Resampled, redraws, shown, shown_share
+from mlx_persona.evals.intervals import Tally, shown_tally
 from tests.part_kit import ASSISTANT, PERSON
 
 

@@ -36,7 +36,7 @@ def test_more_successes_than_trials_are_refused(hits: int, n: int) -> None:
 
 
 def test_a_tally_shows_its_interval() -> None:
-    assert Tally(7, 15).shown() == "7/15 (25-70 %)"
+    assert Tally(7, 15).shown() == "7/15 (25–70 %)"
     assert Tally(0, 0).shown() == "-"
     assert Tally(0, 0).share is None
     assert Tally(1, 4).to_json() == {"hits": 1, "n": 4, "share": 0.25, "interval": list(wilson(1, 4))}

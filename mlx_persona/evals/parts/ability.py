@@ -7,7 +7,7 @@ from typing import Any
 
 from mlx_persona.evals.ability import Item, retention, tallies
 from mlx_persona.evals.drift import Drift, mean_kl, text_rows
-from mlx_persona.evals.intervals import Tally
+from mlx_persona.evals.intervals import shown_tally
 from mlx_persona.evals.panel import Present
 from mlx_persona.evals.probes import quick_part, shipped
 from mlx_persona.evals.scripts import Answers, Script, TableRow
@@ -74,11 +74,11 @@ class AbilityPart:
             return []
         first, *others = models
         rows: list[TableRow] = [
-            (f"right answers: {kind}", {label: _shown(found["right"][kind]) for label, found in models.items()})
+            (f"right answers: {kind}", {label: shown_tally(found["right"][kind]) for label, found in models.items()})
             for kind in models[first]["right"]
         ]
         for title, key in (("right", "kept"), ("wrong", "gained")):
-            cells = {label: _shown(models[label]["retention"][key]) for label in others}
+            cells = {label: shown_tally(models[label]["retention"][key]) for label in others}
             rows += [(f"  of those that {first} got {title}", cells)] if others else []
         drifts = {label: found["neutral_text"] for label, found in models.items() if found["neutral_text"]}
         if drifts:
@@ -88,7 +88,3 @@ class AbilityPart:
             kls = {label: f"{found['kl']:.3f}" for label, found in drifts.items()}
             rows.append(("KL to base on it (nats per token)", {first: "0", **kls}))
         return rows
-
-
-def _shown(tally: Mapping[str, Any]) -> str:
-    return Tally(tally["hits"], tally["n"]).shown()

@@ -20,9 +20,8 @@ from mlx_persona.evals.closeness import (
     Resampled,
     redraws,
     shown,
-    shown_tally,
 )
-from mlx_persona.evals.intervals import Tally, wilson
+from mlx_persona.evals.intervals import Tally, shown_tally, wilson
 from mlx_persona.evals.likeness import similarities, spread
 from mlx_persona.evals.said import asserted, plain
 from mlx_persona.evals.scripts import Answers, Script, TableRow

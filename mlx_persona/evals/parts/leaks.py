@@ -8,7 +8,7 @@ from typing import Any
 from mlx_persona.evals.canaries import Canary, Exposure, exposure
 from mlx_persona.evals.drift import row_losses
 from mlx_persona.evals.figures import PERSON
-from mlx_persona.evals.intervals import Tally
+from mlx_persona.evals.intervals import shown_tally
 from mlx_persona.evals.overlap import COPIED, overlap
 from mlx_persona.evals.panel import Present
 from mlx_persona.evals.scripts import Answers, Script, TableRow
@@ -73,10 +73,10 @@ class LeakPart:
         rows: list[TableRow] = []
         found: Mapping[str, Any] = scores["training_replies"]
         if found:
-            copied = {label: _shown(one["copied"]) for label, one in found.items()}
+            copied = {label: shown_tally(one["copied"]) for label, one in found.items()}
             rows.append((f"{COPIED} words running as in training", copied))
             rows.append(("  longest run, in words", {label: str(one["longest"]) for label, one in found.items()}))
-            said = {label: _shown(one["placeholders"]) for label, one in found.items()}
+            said = {label: shown_tally(one["placeholders"]) for label, one in found.items()}
             rows.append(("placeholders said ([NAME_3])", said))
         known: Mapping[str, Any] = scores["canaries"]
         if known:
@@ -85,7 +85,3 @@ class LeakPart:
             told = {label: f"{'yes' if one['caught'] else 'no'} (p = {one['p']:.2g})" for label, one in known.items()}
             rows.append(("  tells them", told))
         return rows
-
-
-def _shown(tally: Mapping[str, Any]) -> str:
-    return Tally(tally["hits"], tally["n"]).shown()

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlx_persona import ui
 from mlx_persona.evals.drift import row_losses, surprising
-from mlx_persona.evals.intervals import Tally, mean_interval
+from mlx_persona.evals.intervals import Tally, mean_interval, shown_tally
 from mlx_persona.evals.judge import Judge
 from mlx_persona.evals.panel import Present
 from mlx_persona.evals.probes import CATEGORIES, GATE, ProbeSet, category_tallies, quick_part, score_counts
@@ -153,7 +153,7 @@ class ProbePart:
                 rows.append((f"{category.title}: replies to rate", dict.fromkeys(models, str(count))))
                 continue
             found = {label: column["probes"][name] for label, column in models.items()}
-            rows.append((category.title, {label: Tally(f["hits"], f["n"]).shown() for label, f in found.items()}))
+            rows.append((category.title, {label: shown_tally(f) for label, f in found.items()}))
             if category.best > 1:
                 strays = {label: str(f["scores"][0]) for label, f in found.items()}
                 rows.append(("  brings up what does not belong", strays))
@@ -161,7 +161,7 @@ class ProbePart:
                 rows.append(("  gate", {label: _gate_shown(column["gate"]) for label, column in models.items()}))
         surprises = {label: column["surprises"] for label, column in models.items() if column["surprises"]}
         if surprises:
-            shown = {label: Tally(found["hits"], found["n"]).shown() for label, found in surprises.items()}
+            shown = {label: shown_tally(found) for label, found in surprises.items()}
             rows.append(("replies that surprise the base model", shown))
         for dimension in self._set.rubric if scores["judge"] else ():
             rated = {label: _rating_shown(found[dimension]) for label, found in scores["judge"].items()}
