@@ -9,9 +9,10 @@ import click
 from mlx_persona import ui
 from mlx_persona.cli.options import command
 from mlx_persona.config import SweepConfig, VerdictsConfig
+from mlx_persona.experiments.claims import Verdict
 from mlx_persona.experiments.sweep import plan_sweep, spoken, sweep
 from mlx_persona.experiments.table import arms_table, runs_table
-from mlx_persona.experiments.verdicts import Verdict, read_verdicts
+from mlx_persona.experiments.verdicts import read_verdicts
 from mlx_persona.planner.estimate import spoken_time
 
 

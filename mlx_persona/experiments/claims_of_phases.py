@@ -142,8 +142,8 @@ def calming(tables: Sequence[Table], seed: int = 0) -> Verdict | None:
             REFUTED: "Calmer gradients do not go with a better persona, by more than a weak correlation at most.",
             UNDECIDED: "So few runs cannot tell the correlation from none.",
         }[outcome],
-        f"the rank correlation of the variance ratio with every measure of quality is below {WEAK} even at the upper end "
-        "of its 95 % interval",
+        f"the rank correlation of the variance ratio with every measure of quality is below {WEAK} even at the upper "
+        "end of its 95 % interval",
         len(runs),
         tuple(
             f"{_NAMES[ratio]} and {quality.replace('_', ' ')}: Spearman {shown(one, '+.2f')}, permutation p {p:.3f}"
@@ -170,7 +170,8 @@ def _correlation(
     groups = arms if len(set(arms)) >= UNITS else [str(i) for i in range(len(have))]
     if len(set(groups)) < UNITS:
         return None
-    x, y = (np.array(values, np.float64) for values in zip(*((r["calming"][ratio], quality(r)) for _, r in have)))
+    pairs = [(r["calming"][ratio], quality(r)) for _, r in have]
+    x, y = (np.array(values, np.float64) for values in zip(*pairs, strict=True))
     value, p = spearman_by_group(x, y, groups, seed)
     return None if math.isnan(value.value) else (value, p)
 

@@ -34,7 +34,7 @@ CUT = 0.5
 
 
 def rank(tables: Sequence[Table], seed: int = 0) -> Verdict | None:
-    """P2: does a smaller rank commit earlier, and is it as good? None where no sweep's arms differ in the rank alone."""
+    """P2: does a smaller rank commit earlier, and is it as good? None where no sweep's arms differ in rank alone."""
     found = next((found for table in tables if (found := _by_rank(table)) is not None), None)
     if found is None:
         return None
@@ -51,8 +51,8 @@ def rank(tables: Sequence[Table], seed: int = 0) -> Verdict | None:
         "P2 a smaller rank commits earlier and is no worse",
         outcome,
         f"Earlier commitment: {said[early]}. No worse: {said[good]}.",
-        "larger ranks commit earlier (interval of the slope below 0, permutation p < 0.05), or every larger rank has the "
-        "lower held-out loss (all intervals above 0)",
+        "larger ranks commit earlier (interval of the slope below 0, permutation p < 0.05), or every larger rank has "
+        "the lower held-out loss (all intervals above 0)",
         sum(map(len, runs)),
         (early_line, *good_lines),
         {"ranks": ranks, "commitment": early_figures, "quality": good_figures},
@@ -130,7 +130,8 @@ def _quality(
             pairs = [(_plain(a, name), _plain(b, name)) for a, b in zip(runs[0], of, strict=True)]
             values = [a - b for a, b in pairs if a is not None and b is not None]
             if values:
-                lines.append(f"{what} of rank {ranks[0]} minus that of rank {one}: {shown(mean_interval(values, seed))}")
+                difference = mean_interval(values, seed)
+                lines.append(f"{what} of rank {ranks[0]} minus that of rank {one}: {shown(difference)}")
     highs, lows = ([getattr(one, side) for one in found.values()] for side in ("high", "low"))
     outcome = CONFIRMED if max(highs) < MARGIN else REFUTED if min(lows) > 0 else UNDECIDED
     return outcome, lines, {str(one): difference.to_json() for one, difference in found.items()}
@@ -157,14 +158,10 @@ def identity(tables: Sequence[Table], seed: int = 0) -> Verdict | None:
     outcome, lines = UNDECIDED, [f"the prompt is cut from {tokens[FULL]} to {tokens[SLIM]} tokens, by {cut:.0%}"]
     figures: dict[str, Any] = {"cut": cut, "usable": len(kept)}
     if kept:
-        slim, none = (
-            Estimate(*(float(np.mean([getattr(one[i], end) for one in kept])) for end in ("value", "low", "high")), len(kept))
-            for i in (0, 1)
-        )
-        assert slim.low is not None and slim.high is not None
+        slim, none = (_mean([one[i] for one in kept]) for i in (0, 1))
         lines += [f"kept under the slim prompt: {shown(slim, '.2f')}", f"kept without any: {shown(none, '.2f')}"]
         lines.append("the bare base model is 0, the trained model under the full prompt is 1")
-        if cut >= CUT:
+        if cut >= CUT and slim.low is not None and slim.high is not None:
             outcome = CONFIRMED if slim.low > KEPT else REFUTED if slim.high < COLLAPSED else UNDECIDED
         figures |= {"kept_slim": slim.to_json(), "kept_none": none.to_json()}
     lines += _base_loses(runs[0])
@@ -179,8 +176,8 @@ def identity(tables: Sequence[Table], seed: int = 0) -> Verdict | None:
         "P3 identity survives a shorter prompt",
         outcome,
         says,
-        f"under a prompt cut by at least {CUT:.0%}, less than {COLLAPSED:.0%} of the way from the bare base model to the "
-        "trained one is left, even at the upper end of the 95 % interval",
+        f"under a prompt cut by at least {CUT:.0%}, less than {COLLAPSED:.0%} of the way from the bare base model to "
+        "the trained one is left, even at the upper end of the 95 % interval",
         len(kept),
         tuple(lines),
         figures,
@@ -201,10 +198,15 @@ def _kept(record: Record) -> tuple[Estimate, Estimate] | None:
         return None
     scale = (tokens[FULL] - tokens[SLIM]) / 100 / way
     low, high = (1 - scale * end for end in reversed(lost["interval"]))
-    return (
-        Estimate(1 - scale * lost["value"], low, high, lost["n"]),
-        Estimate(whole["value"], *whole["interval"], whole["n"]),
-    )
+    whole_low, whole_high = whole["interval"]
+    slim = Estimate(1 - scale * lost["value"], low, high, lost["n"])
+    return slim, Estimate(whole["value"], whole_low, whole_high, whole["n"])
+
+
+def _mean(found: Sequence[Estimate]) -> Estimate:
+    """The mean of estimates that all have intervals, end by end."""
+    value, low, high = (float(np.mean([getattr(one, end) for one in found])) for end in ("value", "low", "high"))
+    return Estimate(value, low, high, len(found))
 
 
 def _base_loses(record: Record) -> list[str]:
@@ -232,17 +234,16 @@ def interventions(tables: Sequence[Table], seed: int = 0) -> Verdict | None:
     if "observe only" not in found:
         return None
     plain, constant = found["observe only"], found.get("constant LR x1.10")
-    assert plain.low is not None and plain.high is not None
     outcome = UNDECIDED
-    if plain.high < 0 and constant is not None and (constant.high or 0.0) < 0:
+    if (plain.high or 0.0) < 0 and constant is not None and (constant.high or 0.0) < 0:
         outcome = CONFIRMED
-    elif plain.low > -MARGIN:
+    elif plain.low is not None and plain.low > -MARGIN:
         outcome = REFUTED
     return Verdict(
         "Interventions in S1 improve the result",
         outcome,
         {
-            CONFIRMED: "The controlled runs have the lower held-out loss, also than a higher learning rate all the time.",
+            CONFIRMED: "The controlled runs have the lower held-out loss, also than a higher rate all the time.",
             REFUTED: f"What the controller gains at the same tokens is less than {MARGIN} nats per token, if anything.",
             UNDECIDED: "The runs cannot tell it from no controller, or from a higher learning rate all the time.",
         }[outcome],

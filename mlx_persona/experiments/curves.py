@@ -152,7 +152,7 @@ def _two(x: Floats, y: Floats, at: Floats, single: Floats) -> Floats:
 
 
 def advantage(errors: Mapping[str, Floats], rival: str) -> float:
-    """log of (error of the phase model / error of the rival) on evaluations held back, root mean squares; < 0: better."""
+    """log of (error of the phase model / error of the rival) on evaluations held back, in root mean squares."""
     ours, theirs = (math.sqrt(float((errors[name] ** 2).mean())) + _LEAST for name in (PHASES, rival))
     return math.log(ours / theirs)
 

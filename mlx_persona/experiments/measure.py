@@ -180,4 +180,4 @@ class Measures:
             elif isinstance(part, PromptPart):
                 both = {BASE: self._base[part.name][BASE], **own}
                 figures["prompts"] = part.score(both)
-        return json.loads(json.dumps(figures))  # type: ignore[no-any-return]  # as it will be read from the file
+        return json.loads(json.dumps(figures))  # as it will be read from the file

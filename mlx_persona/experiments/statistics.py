@@ -113,8 +113,8 @@ def spearman_by_group(x: Floats, y: Floats, groups: Sequence[str], seed: int = 0
         chosen = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
         draws.append(spearman(x[chosen], y[chosen]))
     low, high = percentiles(np.asarray(draws)) if not np.all(np.isnan(draws)) else (math.nan, math.nan)
-    means = [np.array([ranks(side)[m].mean() for m in members]) for side in (x, y)]
-    return Estimate(spearman(x, y), low, high, len(members)), permutation_p(*means, spearman, rng)
+    first, second = (np.array([ranks(side)[m].mean() for m in members]) for side in (x, y))
+    return Estimate(spearman(x, y), low, high, len(members)), permutation_p(first, second, spearman, rng)
 
 
 def permutation_p(

@@ -22,9 +22,10 @@ from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.experiments import table as tables
 from mlx_persona.experiments.arms import STAGES, Design, design
 from mlx_persona.experiments.cells import Cell
+from mlx_persona.experiments.claims import Verdict
 from mlx_persona.experiments.measure import Measures
 from mlx_persona.experiments.slice import slice_model
-from mlx_persona.experiments.verdicts import Verdict, markdown, verdicts
+from mlx_persona.experiments.verdicts import markdown, verdicts
 from mlx_persona.files import write_text
 from mlx_persona.models.load import identity, resolve_model
 from mlx_persona.planner.estimate import spoken_time

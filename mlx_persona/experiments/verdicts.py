@@ -67,4 +67,3 @@ def markdown(found: Sequence[Verdict]) -> str:
         facts = "".join(f"- {line}\n" for line in (*one.findings, *one.notes))
         parts.append(f"**{one.claim}: {one.outcome}.** {one.says}\n\nRefuted if: {one.refuted_if}\n\n{facts}")
     return "\n".join(parts)
-
