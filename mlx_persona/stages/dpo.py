@@ -215,13 +215,7 @@ def _dpo(config: DpoConfig, group: Group) -> TrainResult:
     with guarded(run):
         if start and start != run.path / START and group.rank == 0:
             _keep_start(run, start)
-        objective = objectives.dpo(logits, config.label_smoothing, config.nll_weight)
-        knobs = {"beta": mx.array(config.beta)}
-        each = objectives.each_pair(logits, config.label_smoothing, config.nll_weight)
-        watch = watch_of(config, loop_config, each)
-        loop = Loop(loaded.model, objective, source, loop_config, run, spec, knobs, group=group, watch=watch)
-        if config.resume:
-            loop.resume()
+        loop = _loop(config, loaded, logits, source, loop_config, run, spec, group)
         with train_progress("dpo", loop_config.updates, loop.state.update, planned) as hook:
             loop.hooks = [hook]
             result = loop.run()
@@ -231,6 +225,28 @@ def _dpo(config: DpoConfig, group: Group) -> TrainResult:
                 run, result, _choose(run, loop, result, stacked), _figures(run.events(), result, source), loop.watch
             ),
         )
+
+
+def _loop(
+    config: DpoConfig,
+    loaded: LoadedModel,
+    logits: RowLogits,
+    source: DpoSource,
+    loop: LoopConfig,
+    run: Run,
+    spec: AdapterSpec,
+    group: Group,
+) -> Loop:
+    """The loop, at its start or where the run to resume was."""
+    weights = config.label_smoothing, config.nll_weight
+    watch = watch_of(config, loop, objectives.each_pair(logits, *weights))
+    knobs = {"beta": mx.array(config.beta)}
+    made = Loop(
+        loaded.model, objectives.dpo(logits, *weights), source, loop, run, spec, knobs, group=group, watch=watch
+    )
+    if config.resume:
+        made.resume()
+    return made
 
 
 def _keep_start(run: Run, start: Path) -> None:
