@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mlx_persona.report.drawing import Bar, Line
 from mlx_persona.report.figures import Figure, shown
-from mlx_persona.report.plots import Bar, Chart, Line, bar_chart, line_chart, smoothed
+from mlx_persona.report.plots import BarChart, Chart, LineChart, smoothed
 from mlx_persona.report.reading import Record
 
 PERSON, OTHERS = "person", "others"
@@ -39,11 +40,11 @@ def training_charts(run: Record) -> list[Chart]:
             Line("training rows" if run.info.get("held_out") is False else "held-out", "d0", held_out, "dots"),
         ]
         charts.append(
-            line_chart("loss", "Loss", f"Loss by update: {'; '.join(said)}.", lines, main=True, note=SMOOTH_NOTE)
+            LineChart("loss", "Loss", f"Loss by update: {'; '.join(said)}.", lines, main=True, note=SMOOTH_NOTE)
         )
     for key, title in (("learning_rate", "Learning rate"), ("grad_norm", "Gradient norm")):
         if points := _points(run.events.series("train", key)):
-            charts.append(line_chart(key, title, f"{title} by update: {_path(points)}.", [Line(title, "bar", points)]))
+            charts.append(LineChart(key, title, f"{title} by update: {_path(points)}.", [Line(title, "bar", points)]))
     charts += _token_chart(run)
     return charts + _preference_charts(run)
 
@@ -59,7 +60,7 @@ def _token_chart(run: Record) -> list[Chart]:
     if not lines:
         return []
     said = "; ".join(f"{line.label} {_path(list(line.points))}" for line in lines)
-    return [line_chart("tokens", "Tokens per update", f"Tokens per update: {said}.", lines)]
+    return [LineChart("tokens", "Tokens per update", f"Tokens per update: {said}.", lines)]
 
 
 def _preference_charts(run: Record) -> list[Chart]:
@@ -69,12 +70,12 @@ def _preference_charts(run: Record) -> list[Chart]:
     if all(line.points for line in lines):
         said = "; ".join(f"{line.label} {_path(list(line.points))}" for line in lines)
         note = "How much likelier a reply has become than at the start, in nats times beta."
-        charts.append(line_chart("rewards", "Rewards, held-out", f"Rewards by update: {said}.", lines, note=note))
+        charts.append(LineChart("rewards", "Rewards, held-out", f"Rewards by update: {said}.", lines, note=note))
     if accuracy := _points(run.events.series("eval", "accuracy")):
         lines = [Line("accuracy", "kept", accuracy, "dots")]
         alt = f"Accuracy on held-out pairs by update: {_path(accuracy)}."
         note = "The share of pairs whose real reply has become likelier than the rejected one has."
-        charts.append(line_chart("accuracy", "Accuracy, held-out", alt, lines, note=note))
+        charts.append(LineChart("accuracy", "Accuracy, held-out", alt, lines, note=note))
     return charts
 
 
@@ -88,13 +89,13 @@ def card_charts(figures: Mapping[str, Mapping[str, Figure | tuple[Figure, Figure
         if floor is not None:
             note += " Dashed: how far the person's own replies are from one another."
         charts.append(
-            bar_chart(
+            BarChart(
                 "style", "Style distance to the person", _said("Style distance", style), style, floor=floor, note=note
             )
         )
     if loss:
         note = "Nats per token of the person's real replies; shorter is better."
-        charts.append(bar_chart("card-loss", "Loss on held-out replies", _said("Loss", loss), loss, note=note))
+        charts.append(BarChart("card-loss", "Loss on held-out replies", _said("Loss", loss), loss, note=note))
     return charts
 
 
@@ -132,5 +133,5 @@ def comparison_charts(runs: Sequence[tuple[str, Record]]) -> list[Chart]:
         drawn = [line for line in lines if line.points]
         if drawn:
             said = "; ".join(f"{line.label} {_path(list(line.points))}" for line in drawn)
-            charts.append(line_chart(f"{key}-loss", title, f"{title} by update: {said}.", drawn, main=key == "eval"))
+            charts.append(LineChart(f"{key}-loss", title, f"{title} by update: {said}.", drawn, main=key == "eval"))
     return charts

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.pages import POLICY, STYLE, printable
-from mlx_persona.report import plots
+from mlx_persona.report import canvas
 from mlx_persona.report.charts import LABEL_COLOURS
 from mlx_persona.report.figures import shown
 from mlx_persona.report.views import Comparison, RunView, when
@@ -41,7 +41,7 @@ def comparison_page(comparison: Comparison) -> str:
 
 def check_extra() -> None:
     """Check that what pages are made with is installed; raises PersonaError."""
-    plots.check_extra()
+    canvas.check_extra()
     _environment()
 
 
