@@ -28,6 +28,7 @@ from mlx_persona.config.measuring import (
 )
 from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
 from mlx_persona.config.use import (
+    ChartsConfig,
     CompareConfig,
     FuseConfig,
     GenerateConfig,
@@ -46,6 +47,7 @@ __all__ = [
     "BenchConfig",
     "BlocksBenchConfig",
     "CanariesConfig",
+    "ChartsConfig",
     "CleanBenchConfig",
     "CleanConfig",
     "CompareConfig",

@@ -178,7 +178,7 @@ def _plain(element: ElementTree.Element, referred: set[str], named: Mapping[str,
     name = element.attrib.pop("id", "")
     if name in referred:
         element.set("id", name)
-    elif name.startswith(("series-", "interval-", "floor", "band-", "level-")):
+    elif name.startswith(("series-", "interval-", "points-", "floor", "band-", "level-")):
         element.set("data-series", name.removeprefix("series-"))
     if element.get("transform", "").startswith("rotate(-0 "):
         del element.attrib["transform"]

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 TAB, _TAB_WIDTH = 16, 20
 # A line with more points than pixels only makes the page big.
 MOST_POINTS = 600
-_BAND_ALPHA = 0.13
+BAND_ALPHA = 0.13
+DASHED, DOTTED = (0, (5, 3)), (0, (1, 1.5))
+_MOST_TICKS = 7
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Level:
-    """A threshold: a dashed line, or with ``high`` the strip between two."""
+    """A threshold: a dashed line, or with ``high`` two dotted ones."""
 
     label: str
     colour: str
@@ -72,18 +74,22 @@ class Level:
     @property
     def kind(self) -> str:
         """How the legend marks it."""
-        return "dashes" if self.high is None else "strip"
+        return "dashes" if self.high is None else "dotted"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A row of a bar chart; ``interval`` is drawn as a whisker, ``shown`` is written beside the bar."""
+    """A row of a bar chart.
+
+    ``interval`` is drawn as a whisker, ``points`` as small dots, and ``shown`` is written beside the bar.
+    """
 
     label: str
     colour: str
     value: float
     shown: str
     interval: tuple[float, float] | None = None
+    points: Sequence[float] = ()
 
 
 def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -116,7 +122,7 @@ def draw_line(axes: Axes, line: Line, colours: Colours) -> None:
         "line": {},
         "faint": {"linewidth": 1.0, "alpha": 0.4},
         "dots": {"marker": "o"},
-        "dashes": {"linestyle": (0, (5, 3))},
+        "dashes": {"linestyle": DASHED},
         "ring": {"linestyle": "none", "marker": "o", "markersize": 12, "markerfacecolor": "none"},
     }
     look = looks[line.kind]
@@ -128,45 +134,34 @@ def draw_line(axes: Axes, line: Line, colours: Colours) -> None:
 
 def draw_level(axes: Axes, i: int, level: Level, colours: Colours) -> None:
     """The ``i``-th threshold."""
-    colour = colours[level.colour]
-    if level.high is None:
-        axes.axhline(level.low, color=colour, linewidth=1.4, linestyle=(0, (5, 3)), gid=f"level-{i}")
-    else:
-        axes.axhspan(level.low, level.high, color=colour, alpha=0.25, linewidth=0, zorder=0.6, gid=f"level-{i}")
+    style = DOTTED if level.high is not None else DASHED
+    for end in (level.low, level.high):
+        if end is not None:
+            axes.axhline(end, color=colours[level.colour], linewidth=1.6, linestyle=style, gid=f"level-{i}")
 
 
 def draw_bands(axes: Axes, bands: Sequence[Band], colours: Colours, plot: tuple[float, float]) -> None:
-    """A faint ground, a line where each begins, and its name above, where it meets no other."""
+    """A faint ground, a line between two, and their names above, where none meets another.
+
+    Args:
+        axes: with everything else on them.
+        bands: what to draw; there is at least one.
+        colours: what our colours are called.
+        plot: width and height within the axes, in pixels.
+    """
     top = 1 + (TAB + 2) / plot[1]
-    limits = axes.get_xlim()
-    scale = plot[0] / (limits[1] - limits[0])
-    across = axes.get_xaxis_transform()
-    for band in bands:
+    low, high = min(bands[0].start, axes.dataLim.x0), max(bands[-1].end, axes.dataLim.x1)
+    margin = 0.02 * (high - low) or 0.5
+    limits = low - margin, high + margin
+    ground: dict[str, Any] = {"transform": axes.get_xaxis_transform(), "clip_on": False, "zorder": 0.5}
+    for i, band in enumerate(bands):
         if band.colour:
-            axes.fill_betweenx(
-                (0, top),
-                band.start,
-                band.end,
-                transform=across,
-                color=colours[band.colour],
-                alpha=_BAND_ALPHA,
-                linewidth=0,
-                zorder=0.5,
-                clip_on=False,
-                gid=f"band-{band.name}",
-            )
-        axes.plot(
-            (band.start, band.start),
-            (0, top),
-            transform=across,
-            color=colours["soft"],
-            linewidth=1.0,
-            linestyle=(0, (1, 2)),
-            zorder=0.7,
-            clip_on=False,
-            gid=f"band-start-{band.name}",
-        )
-    middles = [((band.start + band.end) / 2 - limits[0]) * scale for band in bands]
+            look: dict[str, Any] = {"color": colours[band.colour], "alpha": BAND_ALPHA, "linewidth": 0, **ground}
+            axes.fill_betweenx((0, top), band.start, band.end, gid=f"band-{band.name}", **look)
+        if i > 0:
+            look = {"color": colours["soft"], "linewidth": 1.0, "linestyle": (0, (1, 2)), **ground}
+            axes.plot((band.start, band.start), (0, top), gid=f"band-start-{band.name}", **look)
+    middles = [((band.start + band.end) / 2 - limits[0]) / (limits[1] - limits[0]) * plot[0] for band in bands]
     for band, middle in zip(bands, apart(middles, plot[0], _TAB_WIDTH), strict=True):
         axes.text(middle / plot[0], 1 + 4 / plot[1], band.name, transform=axes.transAxes, ha="center", clip_on=False)
     axes.set_xlim(limits)
@@ -182,15 +177,16 @@ def few_ticks(axes: Axes) -> None:
 
 
 def bend(axes: Axes, linear: float, values: Sequence[float]) -> None:
-    """A scale linear within ``linear`` of 0 and logarithmic beyond, with ticks at 0 and powers of ten."""
+    """A scale that is linear within ``linear`` of 0 and logarithmic beyond, with ticks of one digit."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    axes.set_yscale("symlog", linthresh=linear, linscale=0.8)
-    furthest = max(map(abs, values))
-    ticks = [0.0]
-    for power in range(-9, 10):
-        if linear * 1.5 < 10.0**power <= max(furthest, linear * 2) * 1.3:
-            ticks += [10.0**power, -(10.0**power)]
-    axes.yaxis.set_major_locator(FixedLocator(ticks))
+    axes.set_yscale("symlog", linthresh=linear, linscale=0.6)
+    low, high = min(*values, -linear), max(*values, linear)
+    for digits in ((1, 2, 5), (1, 3), (1,)):
+        sizes = [digit * 10.0**power for power in range(-9, 10) for digit in digits]
+        ticks = [tick for size in sizes for tick in (-size, size) if size > 1.2 * linear and low <= tick <= high]
+        if len(ticks) < _MOST_TICKS:
+            break
+    axes.yaxis.set_major_locator(FixedLocator([0.0, *ticks]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))

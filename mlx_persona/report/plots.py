@@ -6,16 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlx_persona.pages import printable
 from mlx_persona.report import canvas
 from mlx_persona.report.canvas import Colours, Margins, Size
 from mlx_persona.report.drawing import TAB, Band, Bar, Level, Line, bend, draw_bands, draw_level, draw_line, few_ticks
+from mlx_persona.report.figures import Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+RUN_COLOURS = ("bar", "d0", "d3", "d4", "d1", "d2")
 # In pixels. A chart of a pair of columns fits a phone as it is; the wide form of the main chart fills a page.
 NARROW, WIDE = (350, 220), (760, 300)
 ROW_HEIGHT = 30
@@ -109,7 +111,7 @@ class LineChart(Chart):
     @property
     def legend(self) -> Sequence[Line | Band | Level]:
         """Lines, thresholds and, of a main chart, bands; nothing where a single line is all."""
-        named = [*self.drawn, *self.levels, *(self.bands if self.main else ())]
+        named: list[Line | Band | Level] = [*self.drawn, *self.levels, *(self.bands if self.main else ())]
         return named if len(named) > 1 else ()
 
     def size(self, wide: bool) -> Size:
@@ -131,7 +133,8 @@ class LineChart(Chart):
         axes.set_xlabel("update")
         few_ticks(axes)
         if self.linear is not None:
-            bend(axes, self.linear, [y for line in self.drawn for _, y in line.points])
+            levels = [end for level in self.levels for end in (level.low, level.high) if end is not None]
+            bend(axes, self.linear, [*levels, *(y for line in self.drawn for _, y in line.points)])
         for i, level in enumerate(self.levels):
             draw_level(axes, i, level, colours)
         if self.bands:
@@ -173,19 +176,21 @@ class BarChart(Chart):
 
     def draw(self, axes: Axes, colours: Colours, wide: bool) -> None:
         """Draw it."""
-        ends = [end for bar in self.bars for end in (bar.value, *(bar.interval or ()))]
-        furthest = max(0.0, *ends)
-        least = min(*ends, furthest) if self.dots else 0.0
+        reach = [(bar.value, *(bar.interval or ()), *bar.points) for bar in self.bars]
+        furthest = max(map(max, reach)) if self.dots else max(0.0, *map(max, reach))
+        least = min(map(min, reach)) if self.dots else 0.0
         span = (furthest - least) or abs(furthest) or 1.0
         for row, bar in enumerate(self.bars):
             if self.dots:
                 axes.plot(bar.value, row, "o", markersize=8, color=colours[bar.colour], gid=f"series-{row}")
             else:
                 axes.barh(row, bar.value, height=0.6, color=colours[bar.colour], gid=f"series-{row}")
+            if len(bar.points) > 1:
+                look: dict[str, Any] = {"markersize": 4, "color": colours["ink"], "alpha": 0.6}
+                axes.plot(bar.points, [row] * len(bar.points), "o", gid=f"points-{row}", **look)
             if bar.interval is not None:
                 axes.plot(bar.interval, (row, row), color=colours["ink"], linewidth=1.2, gid=f"interval-{row}")
-            end = max(bar.value, *(bar.interval or (bar.value,)))
-            axes.text(end + (0.04 if self.dots else 0.02) * span, row, bar.shown, va="center", clip_on=False)
+            axes.text(max(reach[row]) + (0.04 if self.dots else 0.02) * span, row, bar.shown, va="center")
         if self.floor is not None:
             axes.axvline(self.floor, color=colours["soft"], linewidth=1.2, linestyle=(0, (4, 3)), gid="floor")
         axes.set_yticks(range(len(self.bars)), self._names(wide))
@@ -194,6 +199,19 @@ class BarChart(Chart):
         axes.set_xlim(least - 0.08 * span if self.dots else 0.0, furthest + 0.25 * span)
         axes.grid(True, axis="x", linewidth=0.8)
         axes.locator_params(axis="x", nbins=4)
+
+
+def points_of(series: Sequence[tuple[float, Figure]]) -> list[tuple[float, float]]:
+    """A series of figures as points."""
+    return [(update, figure.value) for update, figure in series]
+
+
+def path_in_words(points: Sequence[tuple[float, float]]) -> str:
+    """The ends of a series that is not empty."""
+    if len(points) == 1:
+        return f"{points[0][1]:.4g} at update {points[0][0]:,}"
+    (first, start), (last, end) = points[0], points[-1]
+    return f"{start:.4g} at update {first:,}, {end:.4g} at update {last:,}"
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
