@@ -25,6 +25,16 @@ class _Kind:
     note: str
 
 
+@dataclass(frozen=True)
+class Arms:
+    """The arms of a sweep: their names, which is the reference, a row for each figure, and what to keep in mind."""
+
+    names: Sequence[str]
+    reference: str
+    rows: Sequence[Row]
+    notes: Sequence[str]
+
+
 _LOSS = "Nats per token of the person's real replies; lower is better."
 _KINDS = (
     _Kind("held_out_loss", ("held_out_loss",), "Held-out loss", "loss", _LOSS),
@@ -59,24 +69,23 @@ def arm_charts(table: Document) -> list[Chart]:
     return charts
 
 
-def arm_rows(table: Document) -> tuple[list[str], list[Row]]:
-    """``(arms, rows)``: the mean of every figure, and the difference in loss to the reference."""
-    places = range(len(table.items("arms")))
-    rows: list[Row] = []
-    key = _loss(table)
-    differences: list[Cell] = [_difference(table, i, key)[0] for i in places]
-    intervals: list[Cell] = [_difference(table, i, key)[1] for i in places]
-    if any(differences):
-        rows.append(Row("difference in loss", f"to {table.text('reference')}; lower is better", "plain", differences))
-    if any(intervals):
-        rows.append(Row("95 % interval", "of that difference", "plain", intervals))
+def arms_of(table: Document) -> Arms:
+    """What the page of a sweep shows, but for its charts."""
+    places, key = range(len(table.items("arms"))), _loss(table)
+    compared = [_difference(table, i, key) for i in places]
+    rows = [
+        Row("difference in loss", "to the reference arm; lower is better", "plain", [value for value, _ in compared]),
+        Row("95 % interval", "of that difference", "plain", [around for _, around in compared]),
+    ]
     for kind in _KINDS:
-        cells: list[Cell] = [table.number("arms", i, "figures", kind.name, "mean") for i in places]
-        if any(cells):
-            rows.append(Row(kind.title.lower(), kind.note, kind.form, cells))
-    runs: list[Cell] = [table.number("arms", i, "runs") for i in places]
-    rows.append(Row("runs", "that the means are of", "count", runs))
-    return [_name(table, i) for i in places], rows
+        means: list[Cell] = [table.number("arms", i, "figures", kind.name, "mean") for i in places]
+        rows.append(Row(kind.title.lower(), kind.note, kind.form, means))
+    for name, meaning in (("runs", "that ended, of which the means are"), ("failed", "runs that came to nothing")):
+        counts: list[Cell] = [table.number("arms", i, name) for i in places]
+        rows.append(Row(name, meaning, "count", counts))
+    notes = [note for note in table.items("notes") if isinstance(note, str)]
+    told = [row for row in rows if any(not isinstance(cell, Figure) or cell.value for cell in row.cells if cell is not None)]
+    return Arms([_name(table, i) for i in places], table.text("reference"), told, notes)
 
 
 def _name(table: Document, i: int) -> str:
@@ -109,9 +118,11 @@ def _difference_chart(table: Document) -> list[Chart]:
     if not bars:
         return []
     reference = table.text("reference") or "the reference"
-    note = f"Nats per token; left of the dashed line is better than {reference}."
+    note = "Nats per token; left of the dashed line is better than the reference."
     if any(bar.interval for bar in bars):
-        note += " The line through each dot is its 95 % interval: where it crosses the dashed one, nothing is shown."
+        note += (
+            " The line through each dot is its 95 % interval: where it crosses the dashed one, no difference is shown."
+        )
     alt = f"Difference in loss to {reference}: {', '.join(f'{bar.label} {bar.shown}' for bar in bars)}."
     title = f"Difference in loss to {reference}"
     return [BarChart("arms-difference", title, alt, bars, 0.0, dots=True, main=True, note=note)]
@@ -123,5 +134,7 @@ def _mean_bar(table: Document, i: int, kind: _Kind) -> Bar | None:
         return None
     own = [j for j in range(len(table.items("runs"))) if table.text("runs", j, "arm") == name]
     seeds = [figure.value for j in own if (figure := table.number("runs", j, *kind.path))]
+    told, runs = table.number("arms", i, "figures", kind.name, "n"), table.number("arms", i, "runs")
+    some = f" ({told.value:g} of {runs.value:g} runs)" if told and runs and told.value < runs.value else ""
     colour = "d5" if name == table.text("reference") else "bar"
-    return Bar(name, colour, mean.value, shown(mean, kind.form), points=seeds)
+    return Bar(name, colour, mean.value, shown(mean, kind.form) + some, points=seeds)

@@ -102,7 +102,7 @@ class Phases:
         if not self.changes:
             return []
         trained = [update for update, _ in self._run.events.series("train", "loss")]
-        end = max(self.observed[-1][1], *trained[-1:])
+        end = max([self.observed[-1][1], *trained[-1:]])
         ends = [update for _, update, _ in self.changes[1:]] + [end]
         return [
             Band(phase, f"{phase} {NAMES[phase]}", _COLOURS[phase], start, until)

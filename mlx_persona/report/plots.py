@@ -177,8 +177,9 @@ class BarChart(Chart):
     def draw(self, axes: Axes, colours: Colours, wide: bool) -> None:
         """Draw it."""
         reach = [(bar.value, *(bar.interval or ()), *bar.points) for bar in self.bars]
-        furthest = max(map(max, reach)) if self.dots else max(0.0, *map(max, reach))
-        least = min(map(min, reach)) if self.dots else 0.0
+        always = [0.0] if not self.dots else [self.floor] if self.floor is not None else []
+        furthest = max([*map(max, reach), *always])
+        least = min([*map(min, reach), *always]) if self.dots else 0.0
         span = (furthest - least) or abs(furthest) or 1.0
         for row, bar in enumerate(self.bars):
             if self.dots:

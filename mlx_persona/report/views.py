@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlx_persona.config import DpoConfig, EvalConfig, FuseConfig, SftConfig
-from mlx_persona.report.arms import arm_charts, arm_rows, read_table
+from mlx_persona.report.arms import Arms, arm_charts, arms_of, read_table
 from mlx_persona.report.card import Card, Cell, Row, Said, Table, card_of, part_tables, table_rows, wording_rows
 from mlx_persona.report.charts import OTHERS, PERSON, card_charts, comparison_charts, training_charts
 from mlx_persona.report.figures import Document, Figure, total
@@ -61,8 +61,7 @@ class RunView:
     charts: Sequence[Chart]
     phases: Phases
     phase_charts: Sequence[Chart]
-    arms: Sequence[str]
-    arm_rows: Sequence[Row]
+    arms: Arms | None
     arm_charts: Sequence[Chart]
     card_charts: Sequence[Chart]
     options: Sequence[Option]
@@ -113,7 +112,6 @@ def view(run: Record, judged_by: Record | None = None) -> RunView:
     scored = run if run.stage == "eval" and run.scores.value else judged_by or find_eval(run)
     card = card_of(scored, run.key) if scored else None
     phases, table = Phases(run), read_table(run.path)
-    arms, rows = arm_rows(table) if table else ([], [])
     return RunView(
         run=run,
         chain=chain,
@@ -127,8 +125,7 @@ def view(run: Record, judged_by: Record | None = None) -> RunView:
         charts=training_charts(run, phases),
         phases=phases,
         phase_charts=phase_charts(run, phases),
-        arms=arms,
-        arm_rows=rows,
+        arms=arms_of(table) if table else None,
         arm_charts=arm_charts(table) if table else (),
         card_charts=card_charts(card.figures) if card else (),
         options=options(run),
