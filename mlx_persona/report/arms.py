@@ -42,8 +42,8 @@ _KINDS = (
     _Kind("accuracy", ("accuracy",), "Accuracy on pairs", "share", "Higher is better."),
     _Kind("style_distance", ("style_distance",), "Style distance", "loss", "To the person's; lower is more alike."),
     _Kind("attribution", ("attribution", "share"), "Taken for the person", "share", "Higher is more alike."),
-    _Kind("onset_update", ("onset", "update"), "Onset", "count", "The update at which susceptibility began."),
-    _Kind("commitment_update", ("commitment", "update"), "Commitment", "count", "The update at which it had settled."),
+    _Kind("onset_update", ("onset", "update"), "Onset", "one", "The update at which susceptibility began."),
+    _Kind("commitment_update", ("commitment", "update"), "Commitment", "one", "The update at which it had settled."),
     _Kind("commitment_tokens", ("commitment", "tokens"), "Commitment in tokens", "count", "Tokens until it settled."),
     _Kind("calming_mean_to_peak", ("calming", "mean_to_peak"), "Calming", "plain", "Mean to peak; lower is calmer."),
 )
@@ -84,7 +84,9 @@ def arms_of(table: Document) -> Arms:
         counts: list[Cell] = [table.number("arms", i, name) for i in places]
         rows.append(Row(name, meaning, "count", counts))
     notes = [note for note in table.items("notes") if isinstance(note, str)]
-    told = [row for row in rows if any(not isinstance(cell, Figure) or cell.value for cell in row.cells if cell is not None)]
+    told = [
+        row for row in rows if any(not isinstance(cell, Figure) or cell.value for cell in row.cells if cell is not None)
+    ]
     return Arms([_name(table, i) for i in places], table.text("reference"), told, notes)
 
 

@@ -24,7 +24,7 @@ ROW_HEIGHT = 30
 # Left (for six digits), right, bottom (for ticks and a name), top (for a power of ten).
 _MARGINS = (48, 8, 40, 18)
 # A longer name of a bar is cut; a letter is about so many pixels wide.
-_LONGEST, _LONGEST_WIDE, _LETTER = 16, 34, 7
+_LONGEST, _LONGEST_WIDE, _LETTER = 18, 34, 7
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ class BarChart(Chart):
 
     def margins(self, wide: bool) -> Margins:
         """Pixels around the axes."""
-        return 12 + _LETTER * max(map(len, self._names(wide))), 8, 30, 6
+        right = 14 + _LETTER * max(len(bar.shown) for bar in self.bars) if self.dots else 8
+        return 12 + _LETTER * max(map(len, self._names(wide))), right, 30, 6
 
     def _names(self, wide: bool) -> list[str]:
         return [_short(printable(bar.label), _LONGEST_WIDE if wide else _LONGEST) for bar in self.bars]
@@ -191,13 +192,16 @@ class BarChart(Chart):
                 axes.plot(bar.points, [row] * len(bar.points), "o", gid=f"points-{row}", **look)
             if bar.interval is not None:
                 axes.plot(bar.interval, (row, row), color=colours["ink"], linewidth=1.2, gid=f"interval-{row}")
-            axes.text(max(reach[row]) + (0.04 if self.dots else 0.02) * span, row, bar.shown, va="center")
+            if self.dots:  # in a column of their own, where no dot or line can be
+                axes.text(1.02, row, bar.shown, va="center", transform=axes.get_yaxis_transform())
+            else:
+                axes.text(max(reach[row]) + 0.02 * span, row, bar.shown, va="center")
         if self.floor is not None:
             axes.axvline(self.floor, color=colours["soft"], linewidth=1.2, linestyle=(0, (4, 3)), gid="floor")
         axes.set_yticks(range(len(self.bars)), self._names(wide))
         axes.tick_params(axis="y", labelcolor=colours["ink"])
         axes.set_ylim(len(self.bars) - 0.5, -0.5)
-        axes.set_xlim(least - 0.08 * span if self.dots else 0.0, furthest + 0.25 * span)
+        axes.set_xlim(*(least - 0.06 * span, furthest + 0.06 * span) if self.dots else (0.0, furthest + 0.25 * span))
         axes.grid(True, axis="x", linewidth=0.8)
         axes.locator_params(axis="x", nbins=4)
 

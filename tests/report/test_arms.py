@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -39,6 +40,12 @@ def xs(path: str) -> list[float]:
     return [float(n) for n in re.findall(r"-?[\d.]+", path)][::2]
 
 
+def dots(chart: BarChart, name: str) -> list[float]:
+    """Where the markers of a series stand, in x."""
+    [group] = [g for g in ElementTree.fromstring(chart.svg).iter() if g.get("data-series") == name]
+    return [float(use.get("x", "nan")) for use in group.iter() if use.tag.endswith("use")]
+
+
 def test_differences_are_drawn_with_their_widest_interval(tmp_path: Path) -> None:
     found = charts(write_sweep(tmp_path / "sweep-1"))
     assert set(found) == {"arms-difference", "arms-held-out-loss", "arms-onset-update"}
@@ -61,7 +68,10 @@ def test_every_seed_has_a_dot_and_the_reference_its_colour(tmp_path: Path) -> No
     assert [bar.colour for bar in chart.bars] == ["d5", "bar", "bar"]
     assert list(chart.bars[1].points) == pytest.approx([3.42, 3.43, 3.44])
     assert chart.bars[1].shown == "3.430"
-    assert Report(chart.svg).series.keys() >= {"points-0", "points-1", "points-2", "0", "1", "2"}
+    assert [len(places) for places in (dots(chart, "points-1"), dots(chart, "1"))] == [3, 1]
+    means, seeds = [dots(chart, str(row))[0] for row in range(3)], dots(chart, "points-1")
+    assert seeds[1] == pytest.approx(means[1], abs=0.01)
+    assert seeds[2] - seeds[0] == pytest.approx(means[2] - means[1], abs=0.01)  # 0.02 both
 
 
 def test_a_mean_of_some_runs_says_of_how_many(tmp_path: Path) -> None:
@@ -70,7 +80,7 @@ def test_a_mean_of_some_runs_says_of_how_many(tmp_path: Path) -> None:
         table["runs"][-1]["onset"] = None
 
     chart = changed(write_sweep(tmp_path / "sweep-1"), one_never_began)["arms-onset-update"]
-    assert [bar.shown for bar in chart.bars] == ["8", "10", "12 (2 of 3 runs)"]
+    assert [bar.shown for bar in chart.bars] == ["8.0", "10.0", "12.0 (2 of 3 runs)"]
     assert len(chart.bars[2].points) == 2
 
 
