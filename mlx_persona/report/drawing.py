@@ -181,10 +181,12 @@ def bend(axes: Axes, linear: float, values: Sequence[float]) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_yscale("symlog", linthresh=linear, linscale=0.6)
+    axes.update_datalim([(axes.dataLim.x0, -linear), (axes.dataLim.x0, linear)], updatex=False)
+    axes.autoscale_view(scalex=False)
     low, high = min(*values, -linear), max(*values, linear)
     for digits in ((1, 2, 5), (1, 3), (1,)):
         sizes = [digit * 10.0**power for power in range(-9, 10) for digit in digits]
-        ticks = [tick for size in sizes for tick in (-size, size) if size > 1.2 * linear and low <= tick <= high]
+        ticks = [tick for size in sizes for tick in (-size, size) if size > 0.999 * linear and low <= tick <= high]
         if len(ticks) < _MOST_TICKS:
             break
     axes.yaxis.set_major_locator(FixedLocator([0.0, *ticks]))

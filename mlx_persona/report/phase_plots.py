@@ -9,7 +9,7 @@ from mlx_persona.report.phases import Phases
 from mlx_persona.report.plots import RUN_COLOURS, Chart, LineChart, path_in_words, points_of
 from mlx_persona.report.reading import Record
 
-_BENT = "The scale is even near zero and logarithmic further out."
+_BENT = "Away from zero the scale is logarithmic."
 
 
 def phase_charts(run: Record, phases: Phases) -> list[Chart]:

@@ -19,10 +19,10 @@ NAMES = {
     "S3": "post-commitment",
 }
 MEANINGS = {
-    "S0": "what it learns has not taken hold yet",
-    "S1": "it reorganizes: the loss falls fast",
-    "S2": "it has settled: the loss hardly moves any more",
-    "S3": "it overfits: the held-out loss rises while the training loss falls, or nothing gets better",
+    "S0": "nothing has taken hold yet",
+    "S1": "the model reorganises itself, its loss falls fast",
+    "S2": "it has settled, its loss hardly moves any more",
+    "S3": "the held-out loss rises while the training loss falls, or nothing gets better any more",
 }
 _COLOURS = {"S0": "", "S1": "d0", "S2": "kept", "S3": "bad"}
 CALMING = (

@@ -52,9 +52,15 @@ class Chart(ABC):
         """Whether a page shows it over its whole width."""
 
     @property
-    @abstractmethod
+    def marks(self) -> Sequence[Line | Band | Level]:
+        """All that has a name besides the title."""
+        return ()
+
+    @property
     def legend(self) -> Sequence[Line | Band | Level]:
-        """What is named below it."""
+        """What a page names below it: bands below main charts only, and nothing where a single line is all."""
+        named = [mark for mark in self.marks if self.main or not isinstance(mark, Band)]
+        return named if len(named) > 1 else ()
 
     @abstractmethod
     def size(self, wide: bool) -> Size:
@@ -109,10 +115,9 @@ class LineChart(Chart):
         return [line for line in self.lines if line.points]
 
     @property
-    def legend(self) -> Sequence[Line | Band | Level]:
-        """Lines, thresholds and, of a main chart, bands; nothing where a single line is all."""
-        named: list[Line | Band | Level] = [*self.drawn, *self.levels, *(self.bands if self.main else ())]
-        return named if len(named) > 1 else ()
+    def marks(self) -> Sequence[Line | Band | Level]:
+        """Lines, thresholds and bands."""
+        return [*self.drawn, *self.levels, *self.bands]
 
     def size(self, wide: bool) -> Size:
         """Width and height, in pixels."""
@@ -157,11 +162,6 @@ class BarChart(Chart):
     dots: bool = False
     main: bool = False
     note: str = ""
-
-    @property
-    def legend(self) -> Sequence[Line | Band | Level]:
-        """Nothing: each bar has its name beside it."""
-        return ()
 
     def size(self, wide: bool) -> Size:
         """Width and height, in pixels."""

@@ -61,7 +61,7 @@ def _rows(chart: Chart) -> list[list[tuple[float, Mark]]]:
     """The legend in lines: where each mark stands."""
     rows: list[list[tuple[float, Mark]]] = []
     x, edge = 0.0, chart.size(wide=True)[0] + _PAD
-    for mark in chart.legend:
+    for mark in chart.marks if len(chart.marks) > 1 else ():
         width = _MARK + 6 + _LETTER * len(mark.label) + 14
         if not rows or x + width > edge:
             rows.append([])

@@ -86,7 +86,7 @@ def test_the_page_says_what_the_run_says_of_its_phases(tmp_path: Path) -> None:
     assert "Chosen: the checkpoint of update 34 , in S2 , eligible." in page.text
     assert "S1 susceptibility 8 22 14 1,400 2.5 3.5" in page.text
     assert f"{REASONS['S1']} (decided by the signal)" in page.text
-    assert "Not the signal decided when, but a guard" in page.text
+    assert "; not the signal decided when, but a guard" in page.text
     assert "The phases were acted on ( control ), by the profile noise" in page.text
     assert "divided by their peak while it was susceptible 0.625" in page.text
     assert "one in twenty" not in page.text  # a ratio that is null
