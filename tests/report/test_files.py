@@ -60,6 +60,12 @@ def test_several_runs_and_a_sweep_have_their_own(run: Path, tmp_path: Path) -> N
     assert sweep.path == Path("runs/sweep-1/charts")
 
 
+def test_an_evaluation_has_the_charts_of_its_card(here: Path, tmp_path: Path) -> None:
+    found = make_charts(ChartsConfig(runs=("runs/eval-1",), out=str(tmp_path / "out")))
+    assert [file.name for file in found.files] == ["style.svg", "card-loss.svg"]
+    assert "Shorter is more alike." in found.files[0].read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_the_same_chart_has_the_same_bytes(run: Path, form: str) -> None:
     """On another day, in another process, with another hash seed."""

@@ -109,6 +109,20 @@ def test_every_figure_is_the_run_s_own_and_none_stands_in_the_text(tmp_path: Pat
         assert re.findall(r".{0,30}\d.{0,10}", rest) == []
 
 
+@pytest.mark.parametrize(
+    ("units", "spread_as", "nats"),
+    [("noise", "deviation", 0.25 * 0.025), ("noise", "variance", 0.25 * 0.025**2), ("loss", "variance", 0.25)],
+)
+def test_a_spread_in_nats_goes_with_the_noise_or_its_square(
+    tmp_path: Path, units: str, spread_as: str, nats: float
+) -> None:
+    told = {"profile": {**PROFILE, "units": units, "spread_as": spread_as}, "noise": 0.025}
+    spread = phases_of(write_run(tmp_path / "sft-1", told=False, phase=told)).threshold("spread")
+    assert spread is not None
+    assert spread.value == pytest.approx(nats, rel=1e-12)
+    assert truth(spread.place, tmp_path) == spread.value
+
+
 def test_while_a_run_goes_on_the_log_tells(tmp_path: Path) -> None:
     """Stopped in S1, and ``run.json`` does not know yet."""
     run = write_run(tmp_path / "sft-1", {"S0": 0, "S1": 8}, until=14, told=False, status="running")
