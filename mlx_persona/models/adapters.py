@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.models.dora import DoRALinear
-from mlx_persona.models.lora import LoRALinear
+from mlx_persona.models.lora import AdapterLayer, LoRALinear
 from mlx_persona.runs import ADAPTER_FILES
 
 CONFIG, WEIGHTS = ADAPTER_FILES
@@ -168,6 +169,22 @@ def set_strength(model: nn.Module, strength: float) -> None:
     """W -> W + t (W' - W) in every adapted layer: 0 is what the adapter was put on, 1 the adapter, for DoRA too."""
     for _, layer in adapter_layers(model):
         layer._strength = None if strength == 1.0 else mx.array(strength, dtype=mx.float32)
+
+
+@contextmanager
+def bypassed(model: nn.Module) -> Iterator[None]:
+    """Meanwhile the model is its base, without any adapter: exactly, DoRA's magnitudes included, at the base's cost.
+
+    For a compiled function it counts what holds while the function is traced.
+    """
+    layers = [module for module in model.modules() if isinstance(module, AdapterLayer)]
+    for layer in layers:
+        layer.bypassed = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.bypassed = False
 
 
 def set_row_keys(model: nn.Module, rows: mx.array) -> None:

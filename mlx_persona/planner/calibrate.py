@@ -71,6 +71,7 @@ class Case:
     accumulation: int = 1
     pairs: bool = False
     eval_rows: int = 0
+    kl: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def measure(case: Case) -> Peaks:
     if case.checkpointed:
         checkpoint_blocks(model)
         chunk_mlps(model)  # as stages/budget.py does
-    objective = objectives.dpo(rows, 0.0, 0.0) if case.pairs else objectives.sft(rows)
+    objective = objectives.dpo(rows, 0.0, 0.0) if case.pairs else objectives.sft(rows, case.kl)
     plan = LoopConfig(2, case.accumulation, 1e-4, 0.0, 1.0, 0.0, 1.0, 2, 0, 1)
     seen: dict[str, int] = {}
 
@@ -298,7 +299,7 @@ def _sizes(case: Case) -> Sizes:
 
 def _setup(case: Case) -> Setup:
     count = int(case.config["num_hidden_layers"]) if case.checkpointed else 0
-    return Setup(case.rank, case.dora, case.num_layers, count, case.accumulation)
+    return Setup(case.rank, case.dora, case.num_layers, count, case.accumulation, anchored=case.kl > 0)
 
 
 def _held(case: Case) -> int:

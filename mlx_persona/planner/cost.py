@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_persona import backend
 from mlx_persona.planner.memory import Setup, trainable
@@ -25,6 +25,10 @@ class Work:
     targets: float
     evaluated: float
     length: int
+
+    def anchored(self) -> Work:
+        """The same with a KL anchor: the base model reads everything too, and the loss takes the head twice."""
+        return replace(self, targets=2 * self.targets, evaluated=2 * self.evaluated + self.tokens)
 
 
 def training_flops(shapes: Shapes, setup: Setup, work: Work) -> float:

@@ -29,7 +29,8 @@ class Setup:
     ``checkpointed`` counts blocks, from the first on; with any, long sequences go through all MLPs in parts.
     ``states`` are the optimizer's arrays per
     trainable parameter (AdamW: 2). ``held`` is how the base is held: dense float32, or packed as it is stored.
-    ``below`` is the rank of a frozen adapter below the trained one (0: none).
+    ``below`` is the rank of a frozen adapter below the trained one (0: none). ``anchored``: the loss holds the model
+    to its base by a KL term.
     """
 
     rank: int
@@ -42,6 +43,7 @@ class Setup:
     held: str = DENSE
     below: int = 0
     pairs: bool = False
+    anchored: bool = False
 
 
 @dataclass(frozen=True)
@@ -153,16 +155,20 @@ def _sizes(shapes: Shapes, block: Block, load: Load, setup: Setup, gated: int) -
 
 
 def logits(shapes: Shapes, load: Load, setup: Setup) -> int:
-    """Bytes of one copy of the logits that are there at once: of all targets, for a slab of the vocabulary."""
+    """Bytes of one copy of the logits that are there at once: of all targets, for a slab of the vocabulary.
+
+    With an anchor those of the base are there too, and slabs are half as wide.
+    """
     cpu = setup.device == "cpu"
     coded = setup.held == PACKED and shapes.quantized
-    rows = slab_rows(load.targets, shapes.width if coded else 0, cpu)
-    return min(shapes.vocabulary, rows) * load.targets * FULL
+    count = load.targets * (1 + setup.anchored)
+    rows = slab_rows(count, shapes.width if coded else 0, cpu)
+    return min(shapes.vocabulary, rows) * count * FULL
 
 
 def _head(shapes: Shapes, load: Load, setup: Setup, head: Head, work: float) -> float:
-    """Bytes at the loss, with ``work`` of a block."""
-    gradient = load.targets * shapes.width * FULL
+    """Bytes at the loss, with ``work`` of a block; an anchor has a gradient of its own."""
+    gradient = load.targets * shapes.width * FULL * (1 + setup.anchored)
     return head.copies * logits(shapes, load, setup) + head.gradients * gradient + head.work * work
 
 
@@ -172,7 +178,9 @@ def _step(shapes: Shapes, setup: Setup, load: Load, held: int) -> tuple[int, dic
     kind = known.dora if setup.dora else known.lora
     grads = trainable(shapes, setup.rank, setup.dora, setup.num_layers) * FULL
     first = 0 if setup.num_layers < 0 else len(shapes.blocks) - setup.num_layers
-    kept = work = again = forward = 0.0
+    # The base's hidden states at the targets wait for the loss.
+    kept = float(load.targets * shapes.width * FULL * setup.anchored)
+    work = again = forward = 0.0
     for number, block in enumerate(shapes.blocks):
         if number < first:
             continue  # nothing below the first adapter has a gradient
@@ -212,7 +220,8 @@ def _block_forward(shapes: Shapes, setup: Setup, load: Load) -> float:
 def _forward(shapes: Shapes, setup: Setup, load: Load) -> int:
     """What an evaluation takes beside what is held."""
     work = _block_forward(shapes, setup, load)
-    return round(max(work, _head(shapes, load, setup, coefficients(setup.device).evaluated, work)))
+    waiting = load.targets * shapes.width * FULL * setup.anchored
+    return round(waiting + max(work, _head(shapes, load, setup, coefficients(setup.device).evaluated, work)))
 
 
 def peak(shapes: Shapes, setup: Setup, train: Load, evaluation: Load) -> Peak:

@@ -90,7 +90,13 @@ def run_work(
     """
     passes = loop.updates * config.grad_accumulation / per_epoch
     evaluations = 1 + -(-loop.updates // loop.eval_every)
-    return Work(read[0] * passes, read[1] * passes, float(read[2] * evaluations), length)
+    work = Work(read[0] * passes, read[1] * passes, float(read[2] * evaluations), length)
+    return work.anchored() if anchored(config) else work
+
+
+def anchored(config: SftConfig | DpoConfig) -> bool:
+    """Whether the loss holds the model to its base by a KL term."""
+    return isinstance(config, SftConfig) and config.kl > 0
 
 
 def prepare(
@@ -137,6 +143,7 @@ def prepare(
         held=held_by(loaded.model),
         below=below,
         pairs=isinstance(config, DpoConfig),
+        anchored=anchored(config),
     )
     needs = with_checkpoints(Needs(shape, setup, *loads, backend.usable_bytes()), config.grad_checkpoint)
     _checkpoint(loaded, needs.setup.checkpointed, config)

@@ -135,6 +135,7 @@ def _training(config: PlanConfig, folder: Path, shape: Shapes, base: Setup, budg
         accumulation=config.grad_accumulation,
         states=states_of(config.optimizer, config.rank),
         pairs=pairs,
+        anchored=not pairs and config.kl > 0,
     )
     length = padded(min(config.max_seq_length, data.longest) - 1)
     rows = config.batch_size * sides
@@ -152,6 +153,7 @@ def _training(config: PlanConfig, folder: Path, shape: Shapes, base: Setup, budg
     evaluated = 0.1 * 3 * tokens  # evaluations may take a tenth of a run, and a forward pass a third of a step
     reference = data.tokens * sides if pairs else 0
     work = Work(tokens, data.targets * sides * passes, evaluated + reference, data.tokens // data.rows)
+    work = work.anchored() if setup.anchored else work
     scale = (2.0 * config.rank if config.alpha is None else config.alpha) / config.rank
     return PlanResult(
         stage=config.stage,

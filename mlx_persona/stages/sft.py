@@ -232,7 +232,7 @@ def _sft(config: SftConfig, group: Group) -> TrainResult:
     run = open_run(config, info, group)
     mx.reset_peak_memory()
     with guarded(run):
-        loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, {}, group=group)
+        loop = Loop(loaded.model, objectives.sft(rows, config.kl), source, loop_config, run, spec, {}, group=group)
         if config.resume:
             loop.resume()
         with train_progress("sft", loop_config.updates, loop.state.update, planned) as hook:
@@ -248,4 +248,6 @@ def _finished(config: SftConfig, run: Run, result: LoopResult, system: str) -> T
         mx.clear_cache()
         result = select_by_style(run, result, config, system)
         prune(run.path, result.state.best_update, config.keep_last)
-    return finish(run, result, choose_adapter(run, result), {})
+    evals = [e for e in run.events() if e["event"] == "eval" and e["update"] <= result.state.best_update]
+    extra = {"kl": evals[-1]["kl"]} if config.kl else {}
+    return finish(run, result, choose_adapter(run, result), extra)

@@ -238,11 +238,12 @@ def train_progress(title: str, updates: int, done: int, planned: float | None = 
                 first.append(values["seconds"])
                 if planned is not None and len(first) == _JUDGED_FROM:
                     _correct(planned, (first[-1] - first[0]) / (len(first) - 1) * updates)
-                note = f"loss {values['loss']:.3f}{last['eval']}  {values['peak_bytes'] / 1e9:.1f} GB"
+                anchor = f"  kl {values['kl']:.3f}" if "kl" in values else ""
+                note = f"loss {values['loss']:.3f}{anchor}{last['eval']}  {values['peak_bytes'] / 1e9:.1f} GB"
                 bar.advance(1, f"{note}  {speed:.0f} tokens/s" if speed else note)
             elif event == "eval":
                 last["eval"] = f"  eval {values['loss']:.3f}"
-                more = "".join(f", {k} {v:.3f}" for k, v in values.items() if k in ("accuracy", "margin"))
+                more = "".join(f", {k} {v:.3f}" for k, v in values.items() if k in ("accuracy", "margin", "kl"))
                 ui.info(f"update {values['update']}: evaluation loss {values['loss']:.4f}{more}")
             elif event == "early_stop":
                 ui.info(f"stopped early: {values['reason']}")

@@ -47,8 +47,10 @@ SEVEN = shapes(QWEN_7B)
         Case(MODEL, 1, 512, 64, 8, False, checkpointed=True),
         Case(MODEL, 2, 128, 64, 64, True, num_layers=2, accumulation=2),
         Case(MODEL, 4, 128, 128, 8, True, pairs=True, accumulation=2),
+        Case(MODEL, 4, 128, 128, 8, True, kl=0.05),
+        Case(MODEL, 4, 128, 128, 8, True, checkpointed=True, kl=0.05),
     ],
-    ids=["dora", "dora recomputed", "lora", "lora recomputed", "two blocks, accumulated", "pairs"],
+    ids=["dora", "dora recomputed", "lora", "lora recomputed", "two blocks", "pairs", "anchor", "anchor recomputed"],
 )
 def test_a_real_step_peaks_where_it_was_predicted(case: Case) -> None:
     """None of these was fitted to: other widths, vocabulary and depth."""
@@ -119,6 +121,14 @@ def test_smaller_optimizer_states_save_what_they_are() -> None:
     small = replace(setup, states=0.0)
     saved = peak(SEVEN, setup, LOAD, LOAD).update - peak(SEVEN, small, LOAD, LOAD).update
     assert saved == peak(SEVEN, setup, LOAD, LOAD).parts["optimizer"]
+
+
+def test_an_anchor_takes_the_hidden_states_and_the_gradient_of_the_targets_once_more() -> None:
+    """Not the activations of another forward pass: it is over when the model's begins."""
+    plain, anchored = (peak(SEVEN, replace(SETUP, anchored=on), LOAD, LOAD) for on in (False, True))
+    states = 4 * LOAD.targets * SEVEN.width
+    assert states <= anchored.step - plain.step <= 8 * states
+    assert anchored.evaluation > plain.evaluation
 
 
 def test_the_fewest_blocks_that_fit_are_checkpointed() -> None:
