@@ -30,7 +30,7 @@ class Setup:
     ``states`` are the optimizer's arrays per
     trainable parameter (AdamW: 2). ``held`` is how the base is held: dense float32, or packed as it is stored.
     ``below`` is the rank of a frozen adapter below the trained one (0: none). ``anchored``: the loss holds the model
-    to its base by a KL term.
+    to its base by a KL term. ``keys``: the layers of a block that are adapted (empty: all).
     """
 
     rank: int
@@ -44,6 +44,7 @@ class Setup:
     below: int = 0
     pairs: bool = False
     anchored: bool = False
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,15 +95,18 @@ def resident(shapes: Shapes, setup: Setup) -> int:
     return shapes.stored(FULL if setup.device == "cpu" else HALF)
 
 
-def trainable(shapes: Shapes, rank: int, dora: bool, num_layers: int = -1) -> int:
-    """Parameters of an adapter: A and B of each layer, and DoRA's magnitudes."""
-    layers = [linear for _, linear in shapes.adapted(num_layers)]
-    return sum(rank * (a.inputs + a.outputs) + (a.outputs if dora else 0) for a in layers)
+def trainable(shapes: Shapes, rank: int, dora: bool, num_layers: int = -1, keys: tuple[str, ...] = ()) -> int:
+    """Parameters of an adapter: A and B of each layer, of every expert, and DoRA's magnitudes.
+
+    ``keys`` are the names, within a block, of the layers that it is on; empty: of all.
+    """
+    layers = [linear for _, linear in shapes.adapted(num_layers, keys)]
+    return sum(a.experts * rank * (a.inputs + a.outputs) + (a.outputs if dora else 0) for a in layers)
 
 
 def _norms(shapes: Shapes, setup: Setup) -> int:
     """Numbers that DoRA keeps beside its parameters: ‖W‖² and ‖W + sBA‖ of every row."""
-    return sum(2 * a.outputs for _, a in shapes.adapted(setup.num_layers)) if setup.dora else 0
+    return sum(2 * a.outputs for _, a in shapes.adapted(setup.num_layers, setup.keys)) if setup.dora else 0
 
 
 def states_of(optimizer: str, rank: int) -> float:
@@ -148,7 +152,7 @@ def _sizes(shapes: Shapes, block: Block, load: Load, setup: Setup, gated: int) -
         scores=scores,
         probabilities=0 if cpu and load.length > BLOCK else scores,
         biases=load.length * (load.length + queries) // 2,
-        low=(setup.rank + setup.below) * sum(tokens(a) * a.adaptable for a in block.linears),
+        low=(setup.rank + setup.below) * sum(tokens(a) for a in block.linears if a.adapted(setup.keys)),
         weight=max((min(a.weights, PART_BYTES // FULL) for a in coded), default=0),
         pieces=max((tokens(a) * a.inputs for a in coded if a.weights * FULL > PART_BYTES), default=0),
     )
@@ -176,7 +180,7 @@ def _step(shapes: Shapes, setup: Setup, load: Load, held: int) -> tuple[int, dic
     """Peak of a micro-batch, forward and backward, above nothing, and its parts; ``held`` is there all the time."""
     known = coefficients(setup.device)
     kind = known.dora if setup.dora else known.lora
-    grads = trainable(shapes, setup.rank, setup.dora, setup.num_layers) * FULL
+    grads = trainable(shapes, setup.rank, setup.dora, setup.num_layers, setup.keys) * FULL
     first = 0 if setup.num_layers < 0 else len(shapes.blocks) - setup.num_layers
     # The base's hidden states at the targets wait for the loss.
     kept = float(load.targets * shapes.width * FULL * setup.anchored)
@@ -233,8 +237,8 @@ def peak(shapes: Shapes, setup: Setup, train: Load, evaluation: Load) -> Peak:
         train: the largest micro-batch; for DPO chosen and rejected rows together.
         evaluation: the largest evaluation batch.
     """
-    own = trainable(shapes, setup.rank, setup.dora, setup.num_layers) * FULL
-    below = trainable(shapes, setup.below, setup.dora) * FULL if setup.below else 0
+    own = trainable(shapes, setup.rank, setup.dora, setup.num_layers, setup.keys) * FULL
+    below = trainable(shapes, setup.below, setup.dora, keys=setup.keys) * FULL if setup.below else 0
     norms = _norms(shapes, setup) * FULL
     base = resident(shapes, setup)
     held = base + own + below + norms + round(own * setup.states)

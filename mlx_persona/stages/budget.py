@@ -72,7 +72,7 @@ def batches_load(batches: Sequence[Batch]) -> Load:
 
 def run_bytes(shape: Shapes, setup: Setup, keep_last: int) -> int:
     """What a run directory takes: adapters of its checkpoints, and the optimizer's state of the newest two."""
-    adapter = trainable(shape, setup.rank, setup.dora, setup.num_layers) * FULL
+    adapter = trainable(shape, setup.rank, setup.dora, setup.num_layers, setup.keys) * FULL
     return round(adapter * (keep_last + _MORE_ADAPTERS + 2 * setup.states))
 
 
@@ -142,6 +142,7 @@ def prepare(
         device=backend.device_name(),
         held=held_by(loaded.model),
         below=below,
+        keys=spec.keys,
         pairs=isinstance(config, DpoConfig),
         anchored=anchored(config),
     )

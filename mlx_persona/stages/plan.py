@@ -18,6 +18,7 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.model_names import hub_file
 from mlx_persona.models.hub import download_bytes
 from mlx_persona.models.load import load_tokenizer, resolve_model
+from mlx_persona.models.lora_experts import no_dora
 from mlx_persona.models.merge import SHARD_BYTES
 from mlx_persona.planner.coefficients import coefficients
 from mlx_persona.planner.cost import Work, seconds
@@ -96,7 +97,8 @@ def plan(config: PlanConfig) -> PlanResult:
     """What a stage will take, from the model's config alone.
 
     Raises:
-        PersonaError: no such model, an architecture that cannot be planned, or options that do not fit it.
+        PersonaError: no such model, an architecture that cannot be planned, or options that do not fit it (DoRA on a
+            mixture of experts).
     """
     folder = _config_folder(config.model)
     shape = shapes(read_config(folder))
@@ -105,6 +107,8 @@ def plan(config: PlanConfig) -> PlanResult:
     budget = backend.usable_bytes(total if config.memory else None, device)
     if not shape.expected:
         ui.warn(f"the memory model was not fitted to blocks like those of {shape.kind}: take the peak as a rough guide")
+    if config.stage != "pairs" and config.dora and any(layer.experts > 1 for _, layer in shape.adapted(-1)):
+        raise no_dora()
     base = Setup(0, False, device=device, held=holding(shape, device, total))
     result = {"sft": _training, "dpo": _training, "pairs": _pairs, "fuse": _fuse}[config.stage](
         config, folder, shape, base, budget
