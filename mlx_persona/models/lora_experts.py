@@ -64,7 +64,7 @@ def _plus_low_rank(
     @forward.vjp
     def backward(primals: Any, push: mx.array, _: mx.array) -> tuple[mx.array, ...]:
         x, _, a, b = primals
-        _, (by_x, by_a, by_b) = mx.vjp(low, [x, a, b], [push])
+        by_x, by_a, by_b = mx.vjp(low, [x, a, b], [push])[1]
         by_x, push = mx.depends([by_x, push], [by_a, by_b])
         return by_x, push, by_a, by_b
 

@@ -89,9 +89,9 @@ def test_fused_experts_say_what_the_adapter_says(
     assert len(experts) == 6
     for path in experts:
         wanted = layers[path].merged_weight()
-        # 8 bits: half a step of a group's range in 255.
+        # 8 bits: at most a step, of a range of twice the largest weight in 255 (MLX puts one end on the grid).
         off = mx.abs(dense_weight(theirs[path]) - wanted).max().item()
-        assert off <= (1e-6 if bits == 16 else 1 / 255) * mx.abs(wanted).max().item()
+        assert off <= (1e-6 if bits == 16 else 2 / 255) * mx.abs(wanted).max().item()
 
 
 def test_dora_is_refused_with_a_way_out(place: Path) -> None:
