@@ -155,6 +155,7 @@ def _sizes(shapes: Shapes, block: Block, load: Load, setup: Setup, gated: int) -
         low=(setup.rank + setup.below) * sum(tokens(a) for a in block.linears if a.adapted(setup.keys)),
         weight=max((min(a.weights, PART_BYTES // FULL) for a in coded), default=0),
         pieces=max((tokens(a) * a.inputs for a in coded if a.weights * FULL > PART_BYTES), default=0),
+        routed=max((tokens(a) * a.outputs for a in closing if a.experts > 1), default=0),
     )
 
 

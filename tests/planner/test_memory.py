@@ -35,6 +35,19 @@ from tests.planner.test_shapes import QWEN_7B
 TOLERANCE = 0.1
 MODEL = llama(4, 384, 1024, 6, 2, 4096)
 SEVEN = shapes(QWEN_7B)
+MIXTURE = {
+    **llama(2, 384, 768, 4, 2, 4096),
+    "model_type": "qwen3_moe",
+    "head_dim": 96,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 160,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "norm_topk_prob": True,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+}
 
 
 @pytest.mark.skipif(not mlx_persona.backend.on_cpu(), reason="the CPU's model")
@@ -49,8 +62,13 @@ SEVEN = shapes(QWEN_7B)
         Case(MODEL, 4, 128, 128, 8, True, pairs=True, accumulation=2),
         Case(MODEL, 4, 128, 128, 8, True, kl=0.05),
         Case(MODEL, 4, 128, 128, 8, True, checkpointed=True, kl=0.05),
+        Case(MIXTURE, 2, 256, 128, 8, False),
+        Case({**MIXTURE, "num_hidden_layers": 4}, 2, 128, 128, 8, False, checkpointed=True),
     ],
-    ids=["dora", "dora recomputed", "lora", "lora recomputed", "two blocks", "pairs", "anchor", "anchor recomputed"],
+    ids=[
+        *("dora", "dora recomputed", "lora", "lora recomputed", "two blocks", "pairs", "anchor", "anchor recomputed"),
+        *("experts", "experts recomputed"),
+    ],
 )
 def test_a_real_step_peaks_where_it_was_predicted(case: Case) -> None:
     """None of these was fitted to: other widths, vocabulary and depth."""
