@@ -31,6 +31,7 @@ CONFIGS = {
     "canaries": (config.CanariesConfig, "mlx-persona canaries"),
     "bench": (config.BenchConfig, "mlx-persona bench"),
     "bench-loss": (config.LossBenchConfig, "mlx-persona bench-loss"),
+    "bench-phase": (config.PhaseBenchConfig, "mlx-persona bench-phase"),
     "bench-blocks": (config.BlocksBenchConfig, "mlx-persona bench-blocks"),
     "bench-dpo": (config.DpoBenchConfig, "mlx-persona bench-dpo"),
     "bench-generate": (config.GenerateBenchConfig, "mlx-persona bench-generate"),

@@ -133,7 +133,7 @@ def test_thresholds_in_units_of_noise() -> None:
 
 
 def test_no_phase_from_noise_alone() -> None:
-    """1,000 runs of 50 evaluations of a loss that is only noise: at most 5 % see a phase under noise-scaled thresholds."""
+    """Of 1,000 runs of a loss that is only noise at most 5 % see a phase, with thresholds in units of that noise."""
     noise, runs = 0.1, 1000
     losses = 3 + noise * np.random.default_rng(0).standard_normal((50, runs))
     state = mx.vmap(lambda _: init_signal(3, 5))(mx.zeros(runs))
