@@ -99,7 +99,7 @@ class SftConfig(_TrainConfig):
     kl: float = option(
         0.0,
         "weight of a KL anchor: KL(model || base) per supervised token, in nats, is added to the loss, and logged "
-        "apart (0: off; a forward pass of the base per batch otherwise, a third more time)",
+        "apart (0: off; a forward pass of the base per batch otherwise: a third to a half more time)",
         minimum=0.0,
     )
     packing: bool = option(

@@ -12,9 +12,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx_lm
 import pytest
 from mlx.utils import tree_flatten
-from mlx_lm.models.switch_layers import SwitchLinear
+from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.lora import LoRASwitchLinear
 from mlx_lm.tuner.utils import load_adapters
 
@@ -24,13 +25,14 @@ from mlx_persona.models.adapters import ROUTERS, AdapterSpec
 from mlx_persona.models.checkpointing import checkpoint_blocks
 from mlx_persona.models.heads import row_logits
 from mlx_persona.models.lora_experts import LoRAExperts
+from mlx_persona.models.merge import write_fused
 from mlx_persona.models.token_chunks import chunk_mlps
 from mlx_persona.planner.cost import Work, training_flops
 from mlx_persona.planner.memory import Setup, trainable
 from mlx_persona.planner.shapes import shapes
 from mlx_persona.training import objectives
 from tests.models.moe_kit import MIXTURES, mixture
-from tests.toy import save_adapter
+from tests.toy import save_adapter, write_model
 
 ALL = pytest.mark.parametrize("name", sorted(MIXTURES))
 TOKENS = mx.random.randint(0, 259, (2, 24), key=mx.random.key(0))  # 48 tokens to 2 experts each: sorted from 64 on
@@ -191,6 +193,28 @@ def test_merged_experts_are_the_adapter_at_any_strength(name: str) -> None:
         adapters.set_strength(model, strength)
         expected = model(TOKENS)
         assert near(merged(model)(TOKENS), expected)
+
+
+@pytest.mark.parametrize("bits", [16, 8])
+def test_quantized_experts_are_merged_from_their_codes(bits: int, tmp_path: Path) -> None:
+    write_model(tmp_path / "base", config=MIXTURES["qwen2"])
+    stored, _ = mlx_lm.utils.load_model(tmp_path / "base")
+    nn.quantize(stored, group_size=32, bits=4)
+    mx.save_safetensors(str(tmp_path / "base/model.safetensors"), dict(tree_flatten(stored.parameters())))
+    config = {**MIXTURES["qwen2"], "quantization": {"group_size": 32, "bits": 4}}
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
+    model, _ = mlx_lm.utils.load_model(tmp_path / "base")
+    base = model(TOKENS)
+    spec = adapters.attach(model, SPEC)
+    train(model)
+    save_adapter(tmp_path / "adapter", adapters.trainable(model), spec)
+    (tmp_path / "fused").mkdir()
+    write_fused(tmp_path / "base", tmp_path / "adapter", bits, tmp_path / "fused")
+    fused, _ = mlx_lm.utils.load_model(tmp_path / "fused")
+    kind = SwitchLinear if bits == 16 else QuantizedSwitchLinear
+    assert type(fused.layers[0].mlp.switch_mlp.up_proj) is kind
+    off, moved = (mx.abs(one - model(TOKENS)).mean().item() for one in (fused(TOKENS), base))
+    assert off < (1e-4 if bits == 16 else 0.4) * moved
 
 
 def test_bypassed_or_at_strength_zero_it_is_the_base_model() -> None:
