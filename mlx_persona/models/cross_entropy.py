@@ -37,13 +37,17 @@ class Slab:
         self._coded = {**parts, **kind(head)} if parts else {}
         self._bias = head.bias[rows] if "bias" in head else None
 
-    def logits(self, hidden: mx.array) -> mx.array:
-        """(P, D) -> (P, v), in float32."""
+    def product(self, hidden: mx.array) -> mx.array:
+        """Logits without the bias: (P, D) -> (P, v), in float32."""
         if self._coded:
             out = mx.quantized_matmul(hidden, self._weight, transpose=True, **self._coded)
         else:
             out = hidden @ self._weight.T
-        out = out.astype(mx.float32)
+        return out.astype(mx.float32)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """(P, D) -> (P, v), in float32."""
+        out = self.product(hidden)
         return out if self._bias is None else out + self._bias
 
     def back(self, shares: mx.array, dtype: mx.Dtype) -> mx.array:
