@@ -16,7 +16,7 @@ from mlx_persona.experiments.arms import folder_name
 from mlx_persona.experiments.claims import Verdict
 from mlx_persona.experiments.claims_of_phases import calming, phases
 from mlx_persona.experiments.claims_of_quality import identity, interventions, rank
-from mlx_persona.experiments.verdicts import markdown, read_verdicts, verdicts
+from mlx_persona.experiments.verdicts import judge, markdown, verdicts
 
 X = np.linspace(0, 1, 31)
 SEEDS = (42, 137, 256)
@@ -262,14 +262,14 @@ def test_interventions_must_beat_a_constant_rate_too() -> None:
 
 def test_sweeps_of_different_models_are_not_judged_together(tmp_path: Path) -> None:
     one, other = calmed(1.0, 6, 0.05), {**calmed(1.0, 6, 0.05), "model_identity": {"sha256": "n"}}
-    assert len(verdicts([one, one])) == 1
+    assert len(judge([one, one])) == 1
     with pytest.raises(PersonaError, match="different models or data"):
-        verdicts([one, other])
+        judge([one, other])
 
 
 def test_verdicts_are_read_from_folders_and_never_a_bare_yes(tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text(json.dumps(calmed(1.0, 10, 0.05)))
-    (found,) = read_verdicts(VerdictsConfig(sweeps=(str(tmp_path),)))
+    (found,) = verdicts(VerdictsConfig(sweeps=(str(tmp_path),)))
     assert found.claim.startswith("P4")
     assert found.refuted_if
     assert found.n == 30
@@ -277,4 +277,4 @@ def test_verdicts_are_read_from_folders_and_never_a_bare_yes(tmp_path: Path) -> 
     assert "confirmed" in text
     assert "95 % interval" in text
     with pytest.raises(PersonaError, match="no table of a sweep"):
-        read_verdicts(VerdictsConfig(sweeps=(str(tmp_path / "nothing"),)))
+        verdicts(VerdictsConfig(sweeps=(str(tmp_path / "nothing"),)))
