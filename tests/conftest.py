@@ -103,7 +103,7 @@ def _first_words(tokenizer_from: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def tiny_model_dir(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random llama (2 layers, hidden size 64, float32) with the start of SmolLM2's tokenizer and its chat template."""
+    """A random llama (2 layers of 64, float32) with the start of SmolLM2's tokenizer and its chat template."""
     return _save(_tiny_model(), TINY, tmp_path_factory.mktemp("tiny"), smollm2_path)
 
 
