@@ -171,13 +171,19 @@ def test_a_failed_run_stands_in_the_table_and_is_tried_again(
     assert without_times(sweep(SweepConfig(resume=str(out))).table) == without_times(whole.table)
 
 
-def test_a_run_that_really_fails_does_not_end_the_sweep(model: Path, data: Path, tmp_path: Path) -> None:
-    """A learning rate at which the loss is not finite, as a user would meet it."""
+def test_a_run_that_really_fails_does_not_end_the_sweep(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate at which the loss is not finite, as a user would meet it; a run is told of in two lines."""
     found = sweep(config(model, data, tmp_path / "sweep", grid=("learning_rate=1e30,3e-3",), seeds="1"))
     bad, good = found.table["runs"]
     assert bad["status"] == "failed"
     assert "not finite" in bad["error"]
     assert good["status"] == "done"
+    lines = capsys.readouterr().err.splitlines()
+    assert [" ".join(line.split()[:2]) for line in lines] == [
+        *("2 runs:", "run 1", "warning: it", "run 2", "evaluation loss")
+    ]
 
 
 def test_a_run_that_kills_the_process_again_and_again_is_given_up(
