@@ -28,7 +28,7 @@ class EvalConfig:
     checkpoints: bool = option(False, "judge every checkpoint of one run by loss, style and ability instead")
     model: str = option("", MODEL_HELP + ", for base (default: the one that the first run was trained on)")
     n: int | None = option(None, "held-out prompts to answer (default: 100, with --quick 40)", minimum=10)
-    loss_rows: int = option(64, "held-out rows for the loss, evenly spread", minimum=1)
+    loss_rows: int = option(64, "held-out rows for the loss, evenly spread (0: no loss)", minimum=0)
     max_tokens: int = option(64, "longest reply, in tokens", minimum=1)
     max_seq_length: int = option(256, "tokens per held-out conversation, and per prompt to answer", minimum=16)
     temperature: float = option(

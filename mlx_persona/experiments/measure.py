@@ -53,19 +53,27 @@ class HeldOutLoss:
     def __init__(self, conversations: Sequence[Conversation], rows: int, max_seq_length: int) -> None:
         self._conversations, self._rows, self._max_seq_length = conversations, rows, max_seq_length
         self._found: dict[str, list[list[float]]] = {}
+        self._rendered: dict[tuple[str, int], tuple[list[Row], list[int]]] = {}
 
     def measure(self, present: Present) -> None:
         """Keep ``[nats, tokens]`` of every conversation."""
-        rows: list[Row] = []
-        owner: list[int] = []
-        for number, conversation in enumerate(self._conversations):
-            own = conversation_rows([conversation], present.renderer, self._max_seq_length + present.extra).rows
-            rows += own
-            owner += [number] * len(own)
-        chosen = evenly(len(rows), self._rows)
+        rows, owners = self._chosen(present)
         sums = np.zeros((len(self._conversations), 2))
-        np.add.at(sums, [owner[i] for i in chosen], row_losses(present.loaded.model, [rows[i] for i in chosen]))
+        np.add.at(sums, owners, row_losses(present.loaded.model, rows))
         self._found[present.candidate.label] = [[float(a), float(b)] for a, b in sums]
+
+    def _chosen(self, present: Present) -> tuple[list[Row], list[int]]:
+        """The rows, and which conversation each is of; rendered once for all runs with one system message."""
+        key = present.renderer.fingerprint(), self._max_seq_length + present.extra
+        if key not in self._rendered:
+            found = [
+                (row, number)
+                for number, conversation in enumerate(self._conversations)
+                for row in conversation_rows([conversation], present.renderer, key[1]).rows
+            ]
+            chosen = [found[i] for i in evenly(len(found), self._rows)]
+            self._rendered[key] = [row for row, _ in chosen], [number for _, number in chosen]
+        return self._rendered[key]
 
     def score(self, answers: Answers) -> dict[str, Any]:
         """Label -> ``[nats, tokens]`` of every conversation."""
@@ -120,7 +128,7 @@ class Measures:
                 data=config.data,
                 parts=wanted,
                 n=config.prompts,
-                loss_rows=1,  # the loss has a part of its own here
+                loss_rows=0,  # the loss has a part of its own here
                 max_tokens=config.max_tokens,
                 max_seq_length=max_seq_length,
             )
@@ -150,7 +158,7 @@ class Measures:
         answers = self._ask(Candidate(name, found.model, found.adapter, found.spec.system))
         figures = self._figures(name, answers)
         lines = [
-            {"part": part.name, "asked": [m.to_json() for m in script.before], "reply": replies[0].text}
+            {"part": part.name, "asked": script.before[-1].content, "reply": replies[0].text}
             for part in self.parts
             for script, replies in zip(part.scripts, answers[part.name][name], strict=True)
         ]

@@ -61,7 +61,7 @@ def select_by_style(run: Run, result: LoopResult, config: SftConfig, system: str
         asked,
         Wording([one.real for one in every], None, config.seed),
         None,
-        loss_rows=1,
+        loss_rows=0,
         max_seq_length=config.max_seq_length,
         seed=config.seed,
     )

@@ -54,7 +54,7 @@ class StylePart:
             asked: those that the models are asked.
             wording: of the real replies.
             attribution: who wrote it, or None where that cannot be told.
-            loss_rows: conversations for the loss, evenly spread.
+            loss_rows: rows for the loss, evenly spread; 0: no loss.
             max_seq_length: tokens per conversation and per prompt.
             seed: fixes every draw.
         """
@@ -67,7 +67,9 @@ class StylePart:
         self._loss_tokens = 0
 
     def measure(self, present: Present) -> None:
-        """The loss on the person's real replies."""
+        """The loss on the person's real replies, if it is asked for."""
+        if not self._loss_rows:
+            return
         length = self._max_seq_length + present.extra
         said = [replace(c, messages=tuple(present.candidate.said(c.messages))) for c in self._conversations]
         found = conversation_rows(said, present.renderer, length).rows
@@ -87,7 +89,7 @@ class StylePart:
         for label, replies in answers.items():
             first = [reply for reply, *_ in replies]
             texts, cut = [reply.text.strip() for reply in first], [reply.cut for reply in first]
-            said[label] = Said(texts, cut, self._loss[label])
+            said[label] = Said(texts, cut, self._loss.get(label))
         return Card(
             data=self._data,
             references=len(real),
