@@ -91,7 +91,10 @@ def init_adder(key: mx.array, modulus: int, embedding: int, hidden: int) -> Para
 
 def adder(params: Params, pairs: mx.array) -> mx.array:
     """Logits (N, modulus) for pairs of numbers (N, 2): embeddings side by side, a ReLU layer, an output layer."""
-    x = params["embedding"][pairs].reshape(pairs.shape[0], -1)  # (N, 2 * embedding)
+    # A product with one-hot rows: MLX cannot differentiate a look-up twice (the scatter of its gradient has no JVP).
+    table = params["embedding"]
+    chosen = (pairs[..., None] == mx.arange(table.shape[0])).astype(table.dtype)  # (N, 2, modulus)
+    x = (chosen @ table).reshape(pairs.shape[0], -1)  # (N, 2 * embedding)
     x = mx.maximum(x @ params["hidden_w"] + params["hidden_b"], 0)
     return x @ params["out_w"] + params["out_b"]
 

@@ -204,9 +204,9 @@ def _restore(plan: Plan, task: Task, run: Run) -> _State:
     """The state that the run was cut off at, with its metrics cut back to it; or its beginning."""
     path = run.path / STATE
     keys = mx.random.split(mx.random.key(plan.seed), 3)
+    params = task.init(keys[0])
     if not path.exists():
         run.cut_metrics(0)
-        params = task.init(keys[0])
         plain, adapted = (unit(random_direction(params, key)) for key in keys[1:])
         return _State(0, params, {}, plain, adapted, params)
     try:
@@ -214,7 +214,9 @@ def _restore(plan: Plan, task: Task, run: Run) -> _State:
         arrays, where = loaded
         mx.eval(arrays)
         tree = tree_unflatten(list(arrays.items()))
-        state = _State(update=int(where["update"]), **tree)
+        # In the order in which they were made: sums over them must come out the same to the last bit.
+        trees = {part: {name: tree[part][name] for name in params} for part in ("params", "plain", "adapted", "origin")}
+        state = _State(int(where["update"]), moments=tree["moments"], **trees)
         run.cut_metrics(int(where["metrics_bytes"]))
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise PersonaError(f"{path} is damaged: {error!r}", f"begin again: delete {run.path}") from error
