@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlx_persona.config.common import DEFAULT_MODEL, MODEL_HELP
+from mlx_persona.config.phases import NAMES, make_profile
 from mlx_persona.errors import PersonaError
 from mlx_persona.settings import check, option
 
@@ -34,6 +35,9 @@ class _TrainConfig:
     updates: int | None = option(None, "optimizer updates (instead of --epochs)", minimum=1)
     epochs: float = option(2.0, "passes over the data, when --updates is not given", above=0.0)
     iters: int | None = option(None, "micro-batches, as mlx-lm counts; converted to updates", minimum=1)
+    tokens: int | None = option(
+        None, "tokens to train on (instead of --updates); the learning rate then goes by tokens too", minimum=1
+    )
     batch_size: int = option(1, "conversations (or pairs) per micro-batch", minimum=1)
     grad_accumulation: int = option(8, "micro-batches per update, weighted by their tokens", minimum=1)
     max_seq_length: int = option(1024, "tokens per row; longer conversations are split between turns", minimum=16)
@@ -43,14 +47,29 @@ class _TrainConfig:
         "that make the run fit)",
         bare="on",
     )
-    eval_every: int | None = option(None, "updates between evaluations (default: 5 % of the run)", minimum=1)
+    eval_every: int | None = option(
+        None,
+        "updates between evaluations (default: 2 % of the run, more where that would take a tenth of its time)",
+        minimum=1,
+    )
     eval_limit: int = option(64, "at most this many held-out rows per evaluation, evenly spread", minimum=1)
-    patience: int = option(5, "stop after this many evaluations without a better loss (0: never)", minimum=0)
+    patience: int = option(10, "stop after this many evaluations without a better loss (0: never)", minimum=0)
+    phase: str = option(
+        "observe",
+        "phases of training: observe tells them, control also acts on them (learning rate, batch, stop, choice of the "
+        "checkpoint)",
+        choices=("off", "observe", "control"),
+    )
+    phase_profile: str = option("paper", "what counts as a phase, and what is done in it", choices=NAMES)
+    phase_set: tuple[str, ...] = option((), "a number of the profile, NAME=VALUE; repeatable")
     keep_last: int = option(2, "checkpoints to keep besides the best one", minimum=1)
     seed: int = option(0, "fixes everything random", minimum=0)
 
     def __post_init__(self) -> None:
         check(self)
+        make_profile(self.phase_profile, self.phase_set)  # refuses what it does not know
+        if self.tokens is not None and (self.updates is not None or self.iters is not None):
+            raise PersonaError("tokens must be left out where updates or iters are given", "give one of them")
         wanted = self.grad_checkpoint
         if wanted not in ("auto", "on", "off") and not (wanted.isascii() and wanted.isdigit()):
             raise PersonaError(f"grad_checkpoint must be auto, on, off or a number of blocks, got {wanted!r}")
@@ -66,10 +85,10 @@ class SftConfig(_TrainConfig):
     num_layers: int = option(-1, "adapt the last N blocks; -1 is all", minimum=-1)
     mask_prompt: bool = option(True, "train on the person's replies only, or on every token")
     select: str = option(
-        "loss",
-        "which checkpoint becomes the adapter: the one with the lowest loss, or the one whose replies sound most like "
-        "the person (takes a while longer)",
-        choices=("loss", "style"),
+        "auto",
+        "which checkpoint becomes the adapter: the one with the lowest loss, the one whose replies sound most like the "
+        "person (takes a while longer), or the eligible one of phase S2; auto is phase under control, else loss",
+        choices=("auto", "loss", "style", "phase"),
     )
     extra: tuple[str, ...] = option(
         (), "a further folder whose train.jsonl is trained on too, as augment writes one; repeatable"
@@ -83,6 +102,8 @@ class SftConfig(_TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.select == "phase" and self.phase == "off":
+            raise PersonaError("select must not be phase where phase is off", "use --phase observe")
         if self.batch_tokens is not None and self.batch_size != 1:
             raise PersonaError(
                 f"batch_size must be left out where batch_tokens is {self.batch_tokens}, got {self.batch_size}",

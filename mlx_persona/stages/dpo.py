@@ -32,6 +32,7 @@ from mlx_persona.models.trained import find_trained
 from mlx_persona.runs import adapter_hash, run_of
 from mlx_persona.stages.budget import batches_load, pairs_load, prepare, run_work
 from mlx_persona.stages.pairs import make_pairs
+from mlx_persona.stages.phases import watch_of
 from mlx_persona.stages.training import (
     TrainResult,
     agree,
@@ -219,7 +220,9 @@ def _dpo(config: DpoConfig, group: Group) -> TrainResult:
                     (part / name).write_bytes((start / name).read_bytes())
         objective = objectives.dpo(logits, config.label_smoothing, config.nll_weight)
         knobs = {"beta": mx.array(config.beta)}
-        loop = Loop(loaded.model, objective, source, loop_config, run, spec, knobs, group=group)
+        each = objectives.each_pair(logits, config.label_smoothing, config.nll_weight)
+        watch = watch_of(config, loop_config, each)
+        loop = Loop(loaded.model, objective, source, loop_config, run, spec, knobs, group=group, watch=watch)
         if config.resume:
             loop.resume()
         with train_progress("dpo", loop_config.updates, loop.state.update, planned) as hook:
@@ -227,7 +230,9 @@ def _dpo(config: DpoConfig, group: Group) -> TrainResult:
             result = loop.run()
         return outcome(
             group,
-            lambda: finish(run, result, _choose(run, loop, result, stacked), _figures(run.events(), result, source)),
+            lambda: finish(
+                run, result, _choose(run, loop, result, stacked), _figures(run.events(), result, source), loop.watch
+            ),
         )
 
 

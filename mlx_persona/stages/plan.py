@@ -146,7 +146,7 @@ def _training(config: PlanConfig, folder: Path, shape: Shapes, base: Setup, budg
     needs = with_checkpoints(Needs(shape, setup, *loads, budget), config.grad_checkpoint)
     per_epoch = -(-data.rows // config.batch_size)
     training = replace(config, epochs=DpoConfig().epochs) if pairs and config.epochs == PlanConfig().epochs else config
-    updates = updates_of(training, per_epoch)
+    updates = updates_of(training, per_epoch, data.tokens * sides)
     passes = updates * config.grad_accumulation / per_epoch
     tokens = data.tokens * sides * passes
     evaluated = 0.1 * 3 * tokens  # evaluations may take a tenth of a run, and a forward pass a third of a step

@@ -21,6 +21,7 @@ from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.models.masks import check_blocks
 from mlx_persona.runs import Run
 from mlx_persona.stages.budget import batches_load, evaluation_rows, largest_load, padded, prepare, run_work
+from mlx_persona.stages.phases import watch_of
 from mlx_persona.stages.select import select_by_style, selection_data
 from mlx_persona.stages.training import (
     TrainResult,
@@ -54,6 +55,7 @@ from mlx_persona.training.checkpoint import prune
 from mlx_persona.training.distributed import Group, joined
 from mlx_persona.training.loop import Loop, LoopConfig, LoopResult
 from mlx_persona.training.objectives import Batch
+from mlx_persona.training.watch import PhaseWatch
 
 
 class SftSource:
@@ -97,8 +99,8 @@ class SftSource:
 
 
 def to_mx(rows: Sequence[Row]) -> Batch:
-    """Rows as one micro-batch of MLX arrays."""
-    return {name: mx.array(value) for name, value in collate(rows).items() if name != "segments"}
+    """Rows as one evaluation batch of MLX arrays."""
+    return {name: mx.array(value) for name, value in collate(rows).items()}
 
 
 def _survey_all(config: SftConfig) -> dict[str, tuple[Path, Survey]]:
@@ -232,20 +234,22 @@ def _sft(config: SftConfig, group: Group) -> TrainResult:
     run = open_run(config, info, group)
     mx.reset_peak_memory()
     with guarded(run):
-        loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, {}, group=group)
+        watch = watch_of(config, loop_config, objectives.each_row(rows))
+        loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, {}, group=group, watch=watch)
         if config.resume:
             loop.resume()
         with train_progress("sft", loop_config.updates, loop.state.update, planned) as hook:
             loop.hooks = [hook]
             result = loop.run()
+        watch = loop.watch
         del loop, loaded, rows  # a checkpoint is judged on a model of its own
-        return outcome(group, lambda: _finished(config, run, result, system))
+        return outcome(group, lambda: _finished(config, run, result, system, watch))
 
 
-def _finished(config: SftConfig, run: Run, result: LoopResult, system: str) -> TrainResult:
+def _finished(config: SftConfig, run: Run, result: LoopResult, system: str, watch: PhaseWatch | None) -> TrainResult:
     """Choose the checkpoint that becomes the adapter, and record the outcome."""
     if config.select == "style":
         mx.clear_cache()
         result = select_by_style(run, result, config, system)
-        prune(run.path, result.state.best_update, config.keep_last)
-    return finish(run, result, choose_adapter(run, result), {})
+        prune(run.path, result.state.wanted, config.keep_last)
+    return finish(run, result, choose_adapter(run, result), {}, watch)

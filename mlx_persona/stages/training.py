@@ -33,12 +33,16 @@ from mlx_persona.runs import (
     recorded_config,
 )
 from mlx_persona.settings import build, plain
+from mlx_persona.stages.phases import PhaseNote, by_phase, record
 from mlx_persona.training.checkpoint import checkpoint_path
 from mlx_persona.training.distributed import Group
 from mlx_persona.training.loop import Hook, LoopConfig, LoopResult
+from mlx_persona.training.watch import PhaseWatch
 
 Config = TypeVar("Config", SftConfig, DpoConfig)
 EVAL_SHARE = 0.1
+# As many evaluations as show the phases of a run, where they do not take more than that share of it.
+EVALUATIONS = 50
 # Options that name files, and the versions that must not differ between ranks. What the files hold is compared itself.
 _FILES = ("model", "data", "extra", "pairs", "adapter", "out", "resume")
 _VERSIONS = ("mlx", "mlx-lm", "numpy", "mlx-persona")
@@ -75,9 +79,11 @@ class TrainResult:
         }
 
 
-def updates_of(config: SftConfig | DpoConfig, per_epoch: int) -> int:
-    """The updates of a run whose epochs have so many micro-batches."""
+def updates_of(config: SftConfig | DpoConfig, per_epoch: int, train_tokens: int) -> int:
+    """The updates of a run whose epochs have so many micro-batches and tokens."""
     accumulate = config.grad_accumulation
+    if config.tokens is not None:
+        return max(1, math.ceil(config.tokens * per_epoch / (train_tokens * accumulate)))
     if config.updates is not None:
         return config.updates
     if config.iters is not None:
@@ -99,13 +105,13 @@ def plan(
         eval_tokens: tokens of one evaluation.
         micro_batch: what a micro-batch is, in words; default: ``batch_size`` rows.
     """
-    accumulate, updates = config.grad_accumulation, updates_of(config, per_epoch)
+    accumulate, updates = config.grad_accumulation, updates_of(config, per_epoch, train_tokens)
     # A forward pass costs about a third of a training pass.
     tokens = train_tokens * updates * accumulate / per_epoch
     affordable = max(1, int(EVAL_SHARE * tokens / max(1.0, eval_tokens / 3)))
-    every = config.eval_every or max(math.ceil(updates / 20), math.ceil(updates / affordable))
+    every = config.eval_every or max(math.ceil(updates / EVALUATIONS), math.ceil(updates / affordable))
     # Any checkpoint may be chosen in the end.
-    every_one = isinstance(config, SftConfig) and config.select != "loss"
+    every_one = isinstance(config, SftConfig) and config.select == "style"
     of_what = f"{accumulate} x {micro_batch or f'{config.batch_size} rows'}"
     ui.info(
         f"{updates} updates of {of_what}, {updates * accumulate / per_epoch:.2f} epochs, "
@@ -123,6 +129,8 @@ def plan(
         patience=config.patience,
         keep_last=math.ceil(updates / every) if every_one else config.keep_last,
         optimizer=config.optimizer,
+        tokens=config.tokens,
+        by_phase=by_phase(config),
     )
 
 
@@ -228,6 +236,7 @@ def train_progress(title: str, updates: int, done: int, planned: float | None = 
     """
     with ui.progress(title, updates, done) as bar:
         last = {"seconds": None, "eval": ""}
+        phase = PhaseNote()
         first: list[float] = []
 
         def hook(event: str, values: dict[str, Any]) -> None:
@@ -239,7 +248,10 @@ def train_progress(title: str, updates: int, done: int, planned: float | None = 
                 if planned is not None and len(first) == _JUDGED_FROM:
                     _correct(planned, (first[-1] - first[0]) / (len(first) - 1) * updates)
                 note = f"loss {values['loss']:.3f}{last['eval']}  {values['peak_bytes'] / 1e9:.1f} GB"
+                note += phase.at(values["update"])
                 bar.advance(1, f"{note}  {speed:.0f} tokens/s" if speed else note)
+            elif event == "phase":
+                phase.event(values)
             elif event == "eval":
                 last["eval"] = f"  eval {values['loss']:.3f}"
                 more = "".join(f", {k} {v:.3f}" for k, v in values.items() if k in ("accuracy", "margin"))
@@ -274,7 +286,7 @@ def outcome(group: Group, make: Callable[[], TrainResult]) -> TrainResult:
     return TrainResult(**{**shared, "run": Path(shared["run"]), "adapter": Path(shared["adapter"])})
 
 
-def finish(run: Run, result: LoopResult, adapter: Path, extra: dict[str, Any]) -> TrainResult:
+def finish(run: Run, result: LoopResult, adapter: Path, extra: dict[str, Any], watch: PhaseWatch | None) -> TrainResult:
     """Record the outcome in ``run.json`` and return it."""
     state = result.state
     train = [e for e in run.events() if e["event"] == "train"]
@@ -288,6 +300,7 @@ def finish(run: Run, result: LoopResult, adapter: Path, extra: dict[str, Any]) -
         base_eval_loss=state.base_loss,
         tokens_per_second=round(state.tokens / max(state.seconds, 1e-9), 1),
         peak_bytes=max((e["peak_bytes"] for e in train), default=mx.get_peak_memory()),
+        phases=record(run, result, watch),
         extra=extra,
     )
     kept = {k: v for k, v in outcome.to_json().items() if k not in ("run", "adapter")}

@@ -42,6 +42,11 @@ class LoopState:
     seconds: float = 0.0
     controller: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def wanted(self) -> set[int]:
+        """Updates whose checkpoints may be chosen in the end: the best, and the best eligible one."""
+        return {self.best_update, int(self.controller.get("chosen", -1))}
+
 
 def checkpoint_path(run: Path, update: int) -> Path:
     """The folder of one checkpoint."""
@@ -62,16 +67,16 @@ def save(
         write_adapter(part, trainable(model), spec)
         mx.save_safetensors(str(part / OPTIMIZER), dict(tree_flatten(optimizer.state)))
         (part / STATE).write_text(json.dumps(remembered, indent=2) + "\n", encoding="utf-8")
-    prune(run.path, state.best_update, keep)
+    prune(run.path, state.wanted, keep)
 
 
-def prune(run: Path, best: int, keep: int) -> None:
-    """Remove all checkpoints but the best and the newest ``keep``; only the newest keeps its optimizer's state."""
+def prune(run: Path, wanted: set[int], keep: int) -> None:
+    """Remove all checkpoints but the wanted and the newest ``keep``; only the newest keeps its optimizer's state."""
     checkpoints = sorted_checkpoints(run)
     for index, path in enumerate(reversed(checkpoints)):
         if index > 0:
             (path / OPTIMIZER).unlink(missing_ok=True)
-        if index >= keep and int(path.name) != best:
+        if index >= keep and int(path.name) not in wanted:
             shutil.rmtree(path, ignore_errors=True)
 
 

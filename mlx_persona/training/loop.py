@@ -11,13 +11,10 @@ evaluation; what decides anything are sums over all ranks, so that all decide th
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from types import FrameType
 from typing import Any, Protocol
 
 import mlx.core as mx
@@ -28,11 +25,14 @@ from mlx_persona import backend, heap
 from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.models import adapters
 from mlx_persona.models.adapters import AdapterSpec
+from mlx_persona.phase.controller import Knobs as Pulse
 from mlx_persona.runs import Run, sorted_checkpoints
 from mlx_persona.training import checkpoint, optim
 from mlx_persona.training.checkpoint import LoopState
 from mlx_persona.training.distributed import Group, PeerLost, overwrite
+from mlx_persona.training.interrupt import Stop, catch_signals
 from mlx_persona.training.objectives import Batch, Knobs, Objective
+from mlx_persona.training.watch import PhaseWatch
 
 Hook = Callable[[str, dict[str, Any]], None]
 
@@ -70,43 +70,17 @@ class LoopConfig:
     keep_last: int
     optimizer: str = "adamw"
     compiled: bool | None = None  # None: where it pays
+    tokens: int | None = None  # the run ends after so many; ``updates`` is what they come to without a larger batch
+    by_phase: bool = False  # an eligible checkpoint goes before the one with the lowest loss
 
 
 @dataclass(frozen=True)
 class LoopResult:
-    """What a run came to: ``status`` is ``done`` or ``stopped`` (early, by patience)."""
+    """What a run came to: ``status`` is ``done`` or ``stopped`` (early, by patience or by the phase controller)."""
 
     status: str
     state: LoopState
     best_metrics: dict[str, float]
-
-
-class _Stop:
-    """Whether the user asked to stop; a second request stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-
-@contextmanager
-def _catch_signals(stop: _Stop) -> Iterator[None]:
-    signals = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
-        signals.append(signal.SIGHUP)  # what a rank on another machine gets when mlx.launch ends
-    try:
-        old = {s: signal.signal(s, stop) for s in signals}
-    except ValueError:  # not the main thread: a notebook's or a server's worker
-        old = {}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 def _as_is(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
@@ -147,10 +121,11 @@ class Loop:
         knobs: Knobs,
         hooks: Sequence[Hook] = (),
         group: Group | None = None,
+        watch: PhaseWatch | None = None,
     ) -> None:
-        self.model, self.source, self.config, self.run_dir = model, source, config, run
+        self.model, self.source, self.config, self.run_dir, self.watch = model, source, config, run, watch
         self.spec, self.knobs, self.hooks = spec, knobs, hooks
-        self.state, self.group, self._stop = LoopState(), group or Group(), _Stop()
+        self.state, self.group, self._stop = LoopState(), group or Group(), Stop()
         self.optimizer = optim.make_optimizer(config.optimizer, config.weight_decay)
         self.optimizer.init(model.trainable_parameters())
         mx.eval(self.optimizer.state)  # what does not fit with it fails now, and not in the second update
@@ -196,6 +171,10 @@ class Loop:
         if self.group.rank == 0:
             self.state = checkpoint.restore(self.run_dir, self.model, self.optimizer)
         self.state = LoopState(**self.group.first(lambda: asdict(self.state)))
+        if self.state.update and not self.state.controller:
+            self.watch = None  # a run that began without one goes on without one
+        elif self.watch and self.state.update:
+            self.watch.restore(self.state.controller)
         self._compile()  # the optimizer's state is another object now
 
     def run(self) -> LoopResult:
@@ -205,7 +184,7 @@ class Loop:
             Interrupted: after SIGINT, SIGTERM or SIGHUP, on any rank, with a checkpoint written.
             PersonaError: the loss is not finite, the disk is full, or another rank is lost; earlier checkpoints stay.
         """
-        with _catch_signals(self._stop):
+        with catch_signals(self._stop):
             try:
                 status = self._train()
             except PeerLost as lost:
@@ -213,6 +192,8 @@ class Loop:
             finally:
                 heap.give_back()
         self.model.eval()
+        if self.config.by_phase and self.watch and self.watch.chosen:
+            self.state.best_update, self.state.best_loss = self.watch.chosen
         return LoopResult(status, self.state, self._best_metrics())
 
     def _train(self) -> str:
@@ -223,16 +204,21 @@ class Loop:
         self.model.train()
         if state.update == 0:
             state.base_loss = self._evaluate()["loss"]
-        while state.update < config.updates:
-            if config.patience and state.worse >= config.patience:
-                self._emit("early_stop", reason=f"no better evaluation loss in {state.worse} evaluations")
+            if self.watch:
+                self.model.eval()
+                self.watch.begin(self.model, self.source.eval_batches(), self.knobs, self.group)
+                self.model.train()
+            self._observe(state.base_loss)
+        while not self._done():
+            if reason := self._why_stop():
+                self._emit("early_stop", reason=reason)
                 return "stopped"
             try:
                 self._update(started)
             except PeerLost:
                 self._save()  # the update was not made: all is as the one before left it
                 raise
-            due = state.update % config.eval_every == 0 or state.update == config.updates
+            due = state.update % config.eval_every == 0 or self._done()
             if due:
                 self._align()
                 self._judge()
@@ -246,8 +232,27 @@ class Loop:
                 raise Interrupted(f"stopped after update {state.update}", f"continue with --resume {self.run_dir.path}")
         return "done"
 
+    def _done(self) -> bool:
+        """Whether the run is at its planned end."""
+        planned, state = self.config, self.state
+        return state.update >= planned.updates if planned.tokens is None else state.tokens >= planned.tokens
+
+    def _why_stop(self) -> str:
+        """Why the run must end before that; empty where it need not."""
+        if self.watch and self.watch.stop:
+            return self.watch.stop
+        worse = self.state.worse
+        return f"no better evaluation loss in {worse} evaluations" if 0 < self.config.patience <= worse else ""
+
+    def _observe(self, loss: float) -> None:
+        """Show an evaluation to the phase controller, if there is one, and log what it says."""
+        if self.watch:
+            self._emit("phase", **self.watch.after_eval(self.state.update, loss))
+
     def _save(self) -> None:
         """Write a checkpoint of the newest update, on rank 0, if there is one."""
+        if self.watch:
+            self.state.controller = self.watch.saved()
         if self.group.rank == 0 and self.state.update:
             checkpoint.save(self.run_dir, self.model, self.spec, self.optimizer, self.state, self.config.keep_last)
 
@@ -264,8 +269,9 @@ class Loop:
         """One optimizer update, logged."""
         config, state = self.config, self.state
         update = state.update + 1
-        rate = optim.learning_rate(update, config.updates, config.learning_rate, config.warmup, config.final_lr)
-        numbers = range(state.cursor, state.cursor + config.grad_accumulation)
+        pulse = self.watch.knobs(update) if self.watch else Pulse()
+        rate = pulse.lr * self._scheduled(update)
+        numbers = range(state.cursor, state.cursor + pulse.batch * config.grad_accumulation)
         total = None
         for number, counts in self.group.share(numbers):
             total = _add(total, self._micro_batch(number, update), counts)
@@ -280,7 +286,7 @@ class Loop:
         mx.eval(self.model.state, self.optimizer.state)
         adapters.refresh(self.model)
         tokens, supervised = sum(self.source.tokens(number) for number in numbers), int(total["supervised"])
-        state.update, state.cursor = update, state.cursor + config.grad_accumulation
+        state.update, state.cursor = update, numbers.stop
         state.tokens, state.supervised = state.tokens + tokens, state.supervised + supervised
         state.seconds = time.perf_counter() - started
         self._emit(
@@ -294,6 +300,14 @@ class Loop:
             seconds=round(state.seconds, 3),
             peak_bytes=mx.get_peak_memory(),
         )
+        if self.watch:
+            self.watch.after_update(figures["loss"], grad_norm)
+
+    def _scheduled(self, update: int) -> float:
+        """The schedule's learning rate; where the run ends by tokens, it goes by tokens."""
+        config = self.config
+        place = update if config.tokens is None else 1 + config.updates * self.state.tokens / config.tokens
+        return optim.learning_rate(place, config.updates, config.learning_rate, config.warmup, config.final_lr)
 
     def _micro_batch(self, number: int, update: int) -> dict[str, Any]:
         """The summed gradients and figures of one micro-batch, still to be computed."""
@@ -332,6 +346,7 @@ class Loop:
             state.best_loss, state.best_update, state.worse = loss, state.update, 0
         else:
             state.worse += 1
+        self._observe(loss)
 
     def _cut_off(self, lost: PeerLost) -> PeerLost:
         """The error that ends a run whose other ranks are lost; the checkpoints are on rank 0's machine."""

@@ -19,6 +19,8 @@ Batch = dict[str, mx.array]
 Knobs = dict[str, mx.array]
 Metrics = dict[str, mx.array]
 Objective = Callable[[nn.Module, Batch, Knobs], tuple[mx.array, mx.array, Metrics]]
+# Loss sums and weights of every example of an evaluation batch: (N,), (N,).
+Each = Callable[[nn.Module, Batch, Knobs], tuple[mx.array, mx.array]]
 
 
 def token_log_probs(rows: RowLogits, model: nn.Module, batch: Batch) -> mx.array:
@@ -36,6 +38,16 @@ def sft(rows: RowLogits) -> Objective:
         return loss, weights.sum(), {}
 
     return objective
+
+
+def each_row(rows: RowLogits) -> Each:
+    """Cross-entropy and supervised tokens of every row: (B,), (B,). The batch carries ``segments``."""
+
+    def each(model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[mx.array, mx.array]:
+        sums, lengths = row_log_probs(rows, model, batch, batch["tokens"].shape[0])
+        return -sums, lengths
+
+    return each
 
 
 def row_log_probs(rows: RowLogits, model: nn.Module, batch: Batch, count: int) -> tuple[mx.array, mx.array]:
@@ -76,16 +88,8 @@ def dpo(rows: RowLogits, smoothing: float, nll_weight: float) -> Objective:
 
     def objective(model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[mx.array, mx.array, Metrics]:
         half = batch["matched"].shape[0]
-        sums, lengths = row_log_probs(rows, model, batch, 2 * half)
-        reference = batch["reference"]
-        losses, good, bad = dpo_losses(
-            sums[:half], sums[half:], reference[:half], reference[half:], knobs["beta"], smoothing
-        )
+        losses, good, bad, nll, lengths = _pair_losses(rows, model, batch, knobs, smoothing, nll_weight)
         pairs = mx.array(half, mx.float32)
-        nll = -sums[:half]
-        total = losses.sum()
-        if nll_weight > 0:
-            total = total + nll_weight * (nll / lengths[:half]).sum()
         right, matched = good > bad, batch["matched"]
         metrics = {
             "accuracy": mx.stack([right.sum(), pairs]),
@@ -93,8 +97,34 @@ def dpo(rows: RowLogits, smoothing: float, nll_weight: float) -> Objective:
             "margin": mx.stack([(good - bad).sum(), pairs]),
             "chosen_reward": mx.stack([good.sum(), pairs]),
             "rejected_reward": mx.stack([bad.sum(), pairs]),
-            "chosen_loss": mx.stack([nll.sum(), lengths[:half].sum()]),
+            "chosen_loss": mx.stack([nll.sum(), lengths.sum()]),
         }
-        return total, pairs, metrics
+        return losses.sum(), pairs, metrics
 
     return objective
+
+
+def each_pair(rows: RowLogits, smoothing: float, nll_weight: float) -> Each:
+    """The loss of every pair, as :func:`dpo` adds them up, and ones: (N,), (N,)."""
+
+    def each(model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[mx.array, mx.array]:
+        losses = _pair_losses(rows, model, batch, knobs, smoothing, nll_weight)[0]
+        return losses, mx.ones_like(losses)
+
+    return each
+
+
+def _pair_losses(
+    rows: RowLogits, model: nn.Module, batch: Batch, knobs: Knobs, smoothing: float, nll_weight: float
+) -> tuple[mx.array, ...]:
+    """Losses, rewards of both sides, negative log-likelihoods of the chosen replies and their tokens: each (N,)."""
+    half = batch["matched"].shape[0]
+    sums, lengths = row_log_probs(rows, model, batch, 2 * half)
+    reference = batch["reference"]
+    losses, good, bad = dpo_losses(
+        sums[:half], sums[half:], reference[:half], reference[half:], knobs["beta"], smoothing
+    )
+    nll = -sums[:half]
+    if nll_weight > 0:
+        losses = losses + nll_weight * (nll / lengths[:half])
+    return losses, good, bad, nll, lengths[:half]

@@ -59,11 +59,11 @@ def make_optimizer(name: str, weight_decay: float) -> optim.Optimizer:
     return AdamW(learning_rate=0.0, betas=[0.9, 0.999], eps=1e-8, weight_decay=weight_decay, bias_correction=True)
 
 
-def learning_rate(update: int, total: int, peak: float, warmup: float, final: float) -> float:
+def learning_rate(update: float, total: int, peak: float, warmup: float, final: float) -> float:
     """Linear warm-up, then a cosine to ``final · peak``, in updates.
 
     Args:
-        update: the update about to be made, 1..total.
+        update: the update about to be made, 1..total; between two where the run is measured in tokens.
         total: updates of the whole run.
         peak: the highest rate.
         warmup: share of the updates for warm-up.
@@ -72,7 +72,7 @@ def learning_rate(update: int, total: int, peak: float, warmup: float, final: fl
     rising = round(warmup * total)
     if update <= rising:
         return peak * update / rising
-    progress = (update - rising) / max(1, total - rising)
+    progress = min(1.0, (update - rising) / max(1, total - rising))
     return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
