@@ -16,9 +16,10 @@ endif
 RAW ?=
 ME ?=
 OUT ?= data/clean
+CIFAR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo clean-data test test-all coverage lint docs bench
+.PHONY: help demo clean-data test test-all coverage lint docs bench experiments
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,3 +67,9 @@ bench: $(STAMP) ## ours against stock mlx-lm, and cleaning against a bare json.l
 	done; \
 	$(BIN)/mlx-persona bench-generate --data demo/data/clean --model "$$model" --n 64 --one-by-one 6 && \
 	$(BIN)/mlx-persona bench-blocks --rounds 1
+
+experiments: $(STAMP) ## phases in other domains, with tables: images and grokking (40 minutes, goes on where it was cut off; CIFAR=folder of its files)
+	$(BIN)/python -c 'import mlxtend' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[experiments]'
+	$(BIN)/python -m mlx_persona.experiments.domains images $(if $(CIFAR),--data "$(CIFAR)")
+	$(BIN)/python -m mlx_persona.experiments.domains grokking
+	$(BIN)/python -m mlx_persona.experiments.domains tables

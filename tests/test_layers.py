@@ -37,6 +37,7 @@ LAYERS = (
     ("benchmarks", "selftest"),
     ("report",),
     ("web",),
+    ("experiments",),
     ("cleaning", "demo", "cli", "__main__"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -107,9 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mlx_persona.experiments.domains", description=(__doc__ or "").partition("\n")[0]
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    pictures = commands.add_parser(
-        "images", help="a small CNN, Adam 0.01 (mnist: 8 minutes a seed)"
-    )
+    pictures = commands.add_parser("images", help="a small CNN, Adam 0.01 (mnist: 8 minutes a seed)")
     pictures.add_argument("--images", choices=SETS, help="the set (default: cifar10 with --data, else mnist, digits)")
     pictures.add_argument("--data", type=Path, help="folder of CIFAR-10's python or binary version, unpacked")
     pictures.add_argument("--epochs", type=int, default=30, help="epochs (default: %(default)s)")

@@ -129,7 +129,7 @@ def _train(plan: Plan, task: Task, run: Run) -> None:
     step = mx.compile(mx.value_and_grad(lambda p, x, y: row_losses(task.logits(p, x), y).mean()))
     first, begun, spoke = state.update, time.monotonic(), time.monotonic()
     with ui.progress(plan.name, total=plan.updates, done=state.update) as bar:
-        if state.update == 0:
+        if not state.moments:
             optimizer.init(state.params)
             state.moments = optimizer.state
             _look(plan, task, run, state)

@@ -80,7 +80,9 @@ def test_what_was_cut_off_goes_on_bit_for_bit(whole: Path, tmp_path: Path, cut: 
         run_trial(PLAN, sums(cut=cut), tmp_path)
     done = run_trial(PLAN, sums(), tmp_path)
     assert log(done) == log(whole)
-    assert (done / STATE).read_bytes() == (whole / STATE).read_bytes()
+    ours, theirs = mx.load(str(done / STATE)), mx.load(str(whole / STATE))
+    assert ours.keys() == theirs.keys()
+    assert all(mx.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_seed_fixes_everything_and_another_changes_it(whole: Path, tmp_path: Path) -> None:
