@@ -28,6 +28,8 @@ _WHERE = {
     "make_report": "mlx_persona.report.make",
     "watch": "mlx_persona.web.watch",
     "plant_canaries": "mlx_persona.stages.canaries",
+    "sweep": "mlx_persona.experiments.sweep",
+    "verdicts": "mlx_persona.experiments.verdicts",
     "bench": "mlx_persona.benchmarks.step",
     "doctor": "mlx_persona.backend",
     "selftest": "mlx_persona.selftest.run",
@@ -40,6 +42,7 @@ _WHERE = {
         for name in (
             *("Clean", "Augment", "Plan", "Sft", "Pairs", "Dpo", "Fuse"),
             *("Generate", "Eval", "Canaries", "Compare", "Report", "Watch", "Bench", "Show", "Demo", "Doctor"),
+            *("Sweep", "Verdicts"),
         )
     },
 }

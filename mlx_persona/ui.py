@@ -23,6 +23,7 @@ from rich.text import Text
 
 class _State:
     quiet = False
+    brief = False
     rank = 0
     live: Console | None = None
 
@@ -51,9 +52,19 @@ def _out() -> Console:
     return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
+@contextmanager
+def brief() -> Iterator[None]:
+    """Leave out the lines of progress in the block; bars and warnings stay: one of many runs is told of in a line."""
+    before, _State.brief = _State.brief, True
+    try:
+        yield
+    finally:
+        _State.brief = before
+
+
 def info(message: str) -> None:
     """One line of progress, on stderr."""
-    if not _silent():
+    if not (_silent() or _State.brief):
         _err().print(escape(message))
 
 

@@ -29,6 +29,8 @@ COMMANDS = {
     "report": "report",
     "watch": "watch",
     "canaries": "data",
+    "sweep": "experiments",
+    "verdicts": "experiments",
     "bench": "measure",
     "bench-loss": "measure",
     "bench-blocks": "measure",

@@ -29,6 +29,7 @@ CONFIGS = {
     "report": (config.ReportConfig, "mlx-persona report"),
     "watch": (config.WatchConfig, "mlx-persona watch"),
     "canaries": (config.CanariesConfig, "mlx-persona canaries"),
+    "sweep": (config.SweepConfig, "mlx-persona sweep"),
     "bench": (config.BenchConfig, "mlx-persona bench"),
     "bench-loss": (config.LossBenchConfig, "mlx-persona bench-loss"),
     "bench-blocks": (config.BlocksBenchConfig, "mlx-persona bench-blocks"),

@@ -15,6 +15,7 @@ from mlx_persona.config.data import (
     ReviewConfig,
 )
 from mlx_persona.config.evaluating import EvalConfig
+from mlx_persona.config.experiments import SWEEP_MEASURES, SWEEP_PRESETS, SweepConfig, VerdictsConfig
 from mlx_persona.config.measuring import (
     BenchConfig,
     BlocksBenchConfig,
@@ -42,6 +43,8 @@ __all__ = [
     "DEFAULT_MODEL",
     "MODEL_HELP",
     "SOURCES",
+    "SWEEP_MEASURES",
+    "SWEEP_PRESETS",
     "AugmentConfig",
     "BenchConfig",
     "BlocksBenchConfig",
@@ -65,5 +68,7 @@ __all__ = [
     "ReviewConfig",
     "SftConfig",
     "ShowConfig",
+    "SweepConfig",
+    "VerdictsConfig",
     "WatchConfig",
 ]

@@ -1,1 +1,1 @@
-"""Experiments that tell whether the phases of training are there, and whether acting on them helps."""
+"""Experiments: sweeps over many runs, phases in other domains, and what they say about the claims that they test."""
