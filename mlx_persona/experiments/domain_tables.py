@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mlx_persona.experiments.curves import RIVALS
+
 Result = Mapping[str, Any]
 # Source 000, Table 6: seed -> onset of S1 and of S2 (epochs), calming ratio, final accuracy (%).
 PAPER = {42: (3, 20, 0.924, 82.4), 137: (3, 22, 0.917, 82.2), 256: (3, 19, 0.916, 82.3)}
@@ -28,7 +30,7 @@ def markdown(results: Sequence[Result]) -> str:
         parts += [_images(pictures), _guards(pictures)]
     if sums:
         parts += [_grokking(sums)]
-    parts += [_norms(results), _links(results), _edges(results)]
+    parts += [_decays(results), _norms(results), _links(results), _edges(results)]
     return "\n".join(parts)
 
 
@@ -119,6 +121,24 @@ def _grokking(results: Sequence[Result]) -> str:
             )
     note = "In updates. Known by heart, grokked: accuracy of at least 99 % on training and on validation pairs.\n\n"
     return "## Modular addition\n\n" + note + _table(columns, rows)
+
+
+def _decays(results: Sequence[Result]) -> str:
+    """The observer on a fitted exponential, and three regimes against decays on held-back evaluations."""
+    rows = []
+    for one in results:
+        found, seen, every = one["decay"], one["profiles"]["paper"], one["plan"]["eval_every"]
+        if found is None:
+            continue
+        whens = [_when(part[name], every) for name in ("onset", "commitment") for part in (seen, found)]
+        ratios = [f"{found['ratios'][name]:.2f}" for name in RIVALS]
+        rows.append([_name(one), *whens, f"{found['error']:.3g}", *ratios])
+    columns = ["run", "S0→S1", "of the exponential", "S1→S2", "of the exponential", "its error (nats)", *RIVALS]
+    note = (
+        "In evaluations; the exponential is fitted from the highest loss on. On the right: error of three regimes on "
+        "held-back evaluations / error of each decay; above 1 the decay predicts better.\n\n"
+    )
+    return "## Against a decay (profile paper)\n\n" + note + _table(columns, rows)
 
 
 def _norms(results: Sequence[Result]) -> str:

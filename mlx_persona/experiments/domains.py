@@ -21,12 +21,13 @@ from typing import Any
 from mlx_persona import ui
 from mlx_persona.config.phases import PROFILES
 from mlx_persona.errors import PersonaError
+from mlx_persona.experiments.decay import decay
 from mlx_persona.experiments.domain_tables import markdown
 from mlx_persona.experiments.grokking import grokking, milestones
 from mlx_persona.experiments.images import images
 from mlx_persona.experiments.observe import curvature_links, observe, onsets
 from mlx_persona.experiments.pictures import SETS, best_set, load_pictures
-from mlx_persona.experiments.trial import run_trial
+from mlx_persona.experiments.trial import Plan, run_trial
 from mlx_persona.files import write_text
 from mlx_persona.runs import read_info
 
@@ -43,8 +44,8 @@ def result(folder: Path) -> dict[str, Any]:
 
     Returns:
         ``plan``; ``final`` (its last evaluation); ``profiles``: name -> phases, onset, commitment, calming ratios;
-        ``links``: δL of the paper's profile beside the Hessian; of images ``onsets`` (by guard), of grokking
-        ``milestones``; ``evals`` and ``curvature`` with δL, for charts.
+        ``decay``: what it sees in an exponential; ``links``: δL of the paper's profile beside the Hessian; of images
+        ``onsets`` (by guard), of grokking ``milestones``; ``evals`` and ``curvature`` with δL, for charts.
 
     Raises:
         PersonaError: its log is damaged.
@@ -59,6 +60,7 @@ def result(folder: Path) -> dict[str, Any]:
             "plan": plan,
             "final": evals[-1],
             "profiles": {name: one.to_json() for name, one in seen.items()},
+            "decay": decay(events, Plan(**plan), PROFILES["paper"]),
             "links": curvature_links(events, seen["paper"]),
             "evals": [{**event, "delta": _number(seen["paper"].deltas[event["update"]])} for event in evals],
             "curvature": [event for event in events if event["event"] == "curvature"],

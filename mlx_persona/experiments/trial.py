@@ -136,7 +136,7 @@ def _train(plan: Plan, task: Task, run: Run) -> None:
         optimizer.state = state.moments
         while state.update < plan.updates:
             state.update += 1
-            optimizer.learning_rate = _rate(plan, state.update)
+            optimizer.learning_rate = rate(plan, state.update)
             loss, gradients = step(state.params, *task.batch(state.update))
             norm = mx.sqrt(dot(gradients, gradients))
             state.params = optimizer.apply_gradients(gradients, state.params)
@@ -152,7 +152,8 @@ def _train(plan: Plan, task: Task, run: Run) -> None:
                     ui.info(f"{plan.name}: update {state.update} of {plan.updates}, about {left:.0f} minutes to go")
 
 
-def _rate(plan: Plan, update: int) -> float:
+def rate(plan: Plan, update: int) -> float:
+    """The learning rate of an update, 1 and up."""
     if plan.schedule == "constant":
         return plan.rate
     return learning_rate(update, plan.updates, plan.rate, warmup=1 / 15, final=0.01)

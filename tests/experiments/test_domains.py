@@ -20,6 +20,7 @@ HEADINGS = [
     "## Images",
     "## The onset by the guard (thresholds of the paper; images-digits-constant-7)",
     "## Modular addition",
+    "## Against a decay (profile paper)",
     "## Gradient norms by phase (profile paper)",
     "## δL beside the Hessian",
     "## The largest eigenvalue",
