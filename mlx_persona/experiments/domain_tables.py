@@ -85,7 +85,7 @@ def _guards(results: Sequence[Result]) -> str:
         for name in ("onset", "commitment"):
             found = [_when(one["onsets"][place][name], one["plan"]["eval_every"]) for one in results]
             cells.append(found[0] if len(set(found)) == 1 else ", ".join(found))
-        by = sorted({one["onsets"][place]["decided_by"].get("S1", "-") for one in results})
+        by = sorted({one["onsets"][place]["decided_by"]["S1"] for one in results if one["onsets"][place]["onset"]})
         before = "yes" if row["before_training"] else "no"
         rows.append([before, str(row["consecutive"]), str(row["guard"]), *cells, ", ".join(by)])
     columns = [
@@ -96,8 +96,8 @@ def _guards(results: Sequence[Result]) -> str:
         "S1→S2 (epoch)",
         "S1 decided by",
     ]
-    names = ", ".join(_name(one) for one in results)
-    return f"## The onset by the guard (thresholds of the paper; {names})\n\n" + _table(columns, rows)
+    note = "Thresholds of the paper. One entry where all runs agree, else one for each, in the order above.\n\n"
+    return "## The onset by the guard\n\n" + note + _table(columns, rows)
 
 
 def _grokking(results: Sequence[Result]) -> str:

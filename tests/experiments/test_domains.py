@@ -18,7 +18,7 @@ from mlx_persona.experiments.grokking import Addition, milestones
 HEADINGS = [
     "# Other domains: the same observer, unchanged",
     "## Images",
-    "## The onset by the guard (thresholds of the paper; images-digits-constant-7)",
+    "## The onset by the guard",
     "## Modular addition",
     "## Against a decay (profile paper)",
     "## Gradient norms by phase (profile paper)",
