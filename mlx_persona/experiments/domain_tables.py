@@ -29,7 +29,7 @@ def markdown(results: Sequence[Result]) -> str:
     if pictures:
         parts += [_images(pictures), _guards(pictures)]
     if sums:
-        parts += [_grokking(sums)]
+        parts += [_grokking(sums), _cadences(sums)]
     parts += [_decays(results), _norms(results), _links(results), _edges(results)]
     return "\n".join(parts)
 
@@ -121,6 +121,21 @@ def _grokking(results: Sequence[Result]) -> str:
             )
     note = "In updates. Known by heart, grokked: accuracy of at least 99 % on training and on validation pairs.\n\n"
     return "## Modular addition\n\n" + note + _table(columns, rows)
+
+
+def _cadences(results: Sequence[Result]) -> str:
+    """The same runs, had they been evaluated less often."""
+    rows = []
+    for one in results:
+        accuracy = {event["update"]: event["accuracy"] for event in one["evals"]}
+        for row in one["cadences"]:
+            cells = []
+            for name in ("onset", "commitment"):
+                cells.append(_when(row[name], 1))
+                cells.append("-" if row[name] is None else f"{100 * accuracy[row[name]]:.1f} %")
+            rows.append([_name(one), str(row["stride"] * one["plan"]["eval_every"]), *cells])
+    columns = ["run", "updates between evaluations", "S0→S1", "accuracy then", "S1→S2", "accuracy then"]
+    return "## Modular addition by cadence (profile paper)\n\n" + _table(columns, rows)
 
 
 def _decays(results: Sequence[Result]) -> str:

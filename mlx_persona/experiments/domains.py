@@ -25,7 +25,7 @@ from mlx_persona.experiments.decay import decay
 from mlx_persona.experiments.domain_tables import markdown
 from mlx_persona.experiments.grokking import grokking, milestones
 from mlx_persona.experiments.images import images
-from mlx_persona.experiments.observe import curvature_links, observe, onsets
+from mlx_persona.experiments.observe import cadences, curvature_links, observe, onsets
 from mlx_persona.experiments.pictures import SETS, best_set, load_pictures
 from mlx_persona.experiments.trial import Plan, run_trial
 from mlx_persona.files import write_text
@@ -33,6 +33,7 @@ from mlx_persona.runs import read_info
 
 SEEDS = (42, 137, 256)  # the paper's
 GUARDS = (0, 2, 3, 5, 8)
+STRIDES = (1, 2, 5, 10)
 _LARGEST_SEED = 2**32 - 1
 
 
@@ -45,7 +46,8 @@ def result(folder: Path) -> dict[str, Any]:
     Returns:
         ``plan``; ``final`` (its last evaluation); ``profiles``: name -> phases, onset, commitment, calming ratios;
         ``decay``: what it sees in an exponential; ``links``: δL of the paper's profile beside the Hessian; of images
-        ``onsets`` (by guard), of grokking ``milestones``; ``evals`` and ``curvature`` with δL, for charts.
+        ``onsets`` (by guard), of grokking ``milestones`` and ``cadences``; ``evals`` and ``curvature`` with δL, for
+        charts.
 
     Raises:
         PersonaError: its log is damaged.
@@ -69,6 +71,7 @@ def result(folder: Path) -> dict[str, Any]:
             found["onsets"] = onsets(events, PROFILES["paper"], GUARDS)
         else:
             found["milestones"] = milestones(events)
+            found["cadences"] = cadences(events, PROFILES["paper"], STRIDES)
     except (OSError, KeyError, TypeError, ValueError, StopIteration) as error:
         raise PersonaError(f"{path} is damaged: {error!r}", f"make the run again: delete {folder}") from error
     return found

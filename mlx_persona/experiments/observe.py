@@ -125,6 +125,21 @@ def onsets(events: Sequence[Event], profile: Profile, guards: Sequence[int]) -> 
     return rows
 
 
+def cadences(events: Sequence[Event], profile: Profile, strides: Sequence[int]) -> list[dict[str, Any]]:
+    """When S1 and S2 begin if only every so manieth evaluation had been made: thresholds are per evaluation.
+
+    Returns:
+        For each stride ``stride``, ``onset`` and ``commitment``.
+    """
+    rows = []
+    for stride in strides:
+        places = iter(range(len(events)))
+        fewer = [event for event in events if event["event"] != "eval" or next(places) % stride == 0]
+        seen = observe(fewer, profile)
+        rows.append({"stride": stride, "onset": seen.onset, "commitment": seen.commitment})
+    return rows
+
+
 @dataclass(frozen=True)
 class Link:
     """A rank correlation over time.

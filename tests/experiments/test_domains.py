@@ -20,6 +20,7 @@ HEADINGS = [
     "## Images",
     "## The onset by the guard",
     "## Modular addition",
+    "## Modular addition by cadence (profile paper)",
     "## Against a decay (profile paper)",
     "## Gradient norms by phase (profile paper)",
     "## δL beside the Hessian",

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from mlx_persona.config.phases import PROFILES
-from mlx_persona.experiments.observe import curvature_links, link, observe, onsets
+from mlx_persona.experiments.observe import cadences, curvature_links, link, observe, onsets
 
 PAPER = PROFILES["paper"]
 
@@ -60,6 +60,12 @@ def test_the_onset_of_a_smooth_decay_is_where_the_guard_puts_it() -> None:
     assert [found[False, 1, guard]["onset"] for guard in (0, 3, 5)] == [4, 8, 12]
     assert found[True, 2, 0]["decided_by"]["S1"] == "signal"
     assert found[True, 2, 5]["decided_by"]["S1"] == "guard"
+
+
+def test_thresholds_are_per_evaluation() -> None:
+    """A loss that falls by 0.03 at every evaluation is under the paper's 0.05; at every second one it is over it."""
+    rows = cadences(log([2.0 - 0.03 * i for i in range(21)]), PAPER, (1, 2, 30))
+    assert [row["onset"] for row in rows] == [None, 8, None]
 
 
 def test_gradient_norms_belong_to_the_phase_in_which_they_were_seen() -> None:
