@@ -39,7 +39,7 @@ def run_ours(
     plan: LoopConfig,
     hooks: Sequence[Hook],
     seed: int,
-    kind: type[Loop] = Loop,
+    kind: Callable[..., Loop] = Loop,
     objective: Callable[[RowLogits], Objective] = objectives.sft,
 ) -> None:
     """Train to the end, or until a hook has enough; the model is bare and frozen again afterwards.
@@ -51,7 +51,7 @@ def run_ours(
         plan: in updates.
         hooks: called with every event.
         seed: of the adapter.
-        kind: the loop.
+        kind: what makes the loop.
         objective: what ``sft`` minimises, or :func:`dpo`.
     """
     logits = row_logits(model)

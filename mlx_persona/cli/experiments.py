@@ -11,7 +11,7 @@ from mlx_persona.cli.options import command
 from mlx_persona.config import SweepConfig, VerdictsConfig
 from mlx_persona.experiments.claims import Verdict
 from mlx_persona.experiments.sweep import plan_sweep, spoken, sweep
-from mlx_persona.experiments.table import arms_table, runs_table
+from mlx_persona.experiments.table import arms_tables, runs_table
 from mlx_persona.experiments.verdicts import read_verdicts
 from mlx_persona.planner.estimate import spoken_time
 
@@ -25,7 +25,9 @@ def _sweep(config: SweepConfig, as_json: bool) -> None:
         ui.json_out(result.to_json())
         return
     table = result.table
-    ui.table_out(f"{table['title']}. {table['about']}", *arms_table(table["arms"], table["reference"]))
+    ui.text_out(f"{table['title']}. {table['about']}")
+    for title, rows in arms_tables(table["arms"], table["reference"]).items():
+        ui.table_out(title, *rows)
     failed = [record for record in table["runs"] if record["status"] == "failed"]
     if failed:
         ui.table_out("Failed", *runs_table(failed))

@@ -18,6 +18,7 @@ from mlx_persona.config import (
     EvalConfig,
     GenerateBenchConfig,
     LossBenchConfig,
+    PhaseBenchConfig,
 )
 from mlx_persona.errors import PersonaError
 
@@ -59,6 +60,16 @@ def _bench_loss(config: LossBenchConfig, as_json: bool) -> None:
         ui.json_out(result.to_json())
         return
     ui.table_out(f"Training to a held-out loss of {result.target:.4f}", *result.table())
+
+
+def _bench_phase(config: PhaseBenchConfig, as_json: bool) -> None:
+    from mlx_persona.benchmarks.phase import bench_phase
+
+    result = bench_phase(config)
+    if as_json:
+        ui.json_out(result.to_json())
+        return
+    ui.table_out(f"The phase controller in {result.updates} updates", *result.table())
 
 
 def _bench_blocks(config: BlocksBenchConfig, as_json: bool) -> None:
@@ -158,6 +169,9 @@ commands: dict[str, click.Command] = {
         LossBenchConfig,
         _bench_loss,
         "Measure how soon our training is as good as so many steps of stock mlx-lm's, here and now.",
+    ),
+    "bench-phase": command(
+        "bench-phase", PhaseBenchConfig, _bench_phase, "Measure what the phase controller and its evaluations take."
     ),
     "bench-blocks": command(
         "bench-blocks",

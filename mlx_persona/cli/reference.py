@@ -32,6 +32,7 @@ CONFIGS = {
     "sweep": (config.SweepConfig, "mlx-persona sweep"),
     "bench": (config.BenchConfig, "mlx-persona bench"),
     "bench-loss": (config.LossBenchConfig, "mlx-persona bench-loss"),
+    "bench-phase": (config.PhaseBenchConfig, "mlx-persona bench-phase"),
     "bench-blocks": (config.BlocksBenchConfig, "mlx-persona bench-blocks"),
     "bench-dpo": (config.DpoBenchConfig, "mlx-persona bench-dpo"),
     "bench-generate": (config.GenerateBenchConfig, "mlx-persona bench-generate"),

@@ -26,6 +26,7 @@ from mlx_persona.config.measuring import (
     DpoBenchConfig,
     GenerateBenchConfig,
     LossBenchConfig,
+    PhaseBenchConfig,
 )
 from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
 from mlx_persona.config.use import (
@@ -63,6 +64,7 @@ __all__ = [
     "GenerateConfig",
     "LossBenchConfig",
     "PairsConfig",
+    "PhaseBenchConfig",
     "PlanConfig",
     "ReportConfig",
     "ReviewConfig",

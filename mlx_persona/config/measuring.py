@@ -35,6 +35,24 @@ class BenchConfig:
 
 
 @dataclass(frozen=True)
+class PhaseBenchConfig:
+    """What the phase controller takes of a step, and its evaluations of a run."""
+
+    model: str = option(DEFAULT_MODEL, MODEL_HELP)
+    data: str = option("data/clean", "folder with train.jsonl and valid.jsonl")
+    rank: int = option(8, "rank of the adapter", minimum=1)
+    dora: bool = option(False, "DoRA or plain LoRA", flag="--dora/--lora")
+    learning_rate: float = option(1e-3, "peak learning rate", above=0.0)
+    updates: int = option(100, "updates of the run", minimum=10)
+    batch_size: int = option(4, "rows per update", minimum=1)
+    max_seq_length: int = option(128, "tokens per row", minimum=16)
+    seed: int = option(0, "fixes everything random", minimum=0)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
 class LossBenchConfig:
     """How long ours takes to the held-out loss that stock mlx-lm reaches in so many steps."""
 

@@ -42,20 +42,24 @@ FIGURES: dict[str, Callable[[Record], Any]] = {
     "tokens": lambda r: r.get("tokens"),
     "seconds": lambda r: r.get("seconds"),
 }
-# Heading -> figure and form, for people.
-_COLUMNS = (
+Column = tuple[str, str, str]
+# Heading, figure and form, for people: how good an arm is, and what its training was like.
+_RESULTS: tuple[Column, ...] = (
     ("held-out loss", "held_out_loss", ".3f"),
     ("eval loss", "eval_loss", ".3f"),
     ("at update", "best_update", ".0f"),
     ("accuracy", "accuracy", ".2f"),
     ("style distance", "style_distance", ".3f"),
     ("attributed", "attribution", ".0%"),
+)
+_TRAINING: tuple[Column, ...] = (
     ("S1 at update", "onset_update", ".0f"),
     ("S2 at update", "commitment_update", ".0f"),
     ("S2 at tokens", "commitment_tokens", ",.0f"),
-    ("calming var", "calming_variance", ".3g"),
+    ("calming: variance", "calming_variance", ".3g"),
     ("mean/peak", "calming_mean_to_peak", ".3g"),
     ("median/p95", "calming_median_to_p95", ".3g"),
+    ("updates", "updates", ".0f"),
     ("tokens", "tokens", ",.0f"),
     ("s", "seconds", ".0f"),
 )
@@ -138,17 +142,26 @@ def notes(lines: Sequence[Mapping[str, Any]], seeds: int) -> list[str]:
     return found
 
 
-def arms_table(lines: Sequence[Mapping[str, Any]], reference: str) -> Rows:
-    """``(columns, rows)`` for people: mean ± spread of what any arm has, and the difference of the held-out loss."""
-    shown = [column for column in _COLUMNS if any(column[1] in line["figures"] for line in lines)]
+def arms_tables(lines: Sequence[Mapping[str, Any]], reference: str) -> dict[str, Rows]:
+    """Title -> ``(columns, rows)`` for people: mean ± spread of what any arm has.
+
+    The first says how good the arms are, with the difference of the held-out loss to the reference; the second what
+    their training was like.
+    """
     loss = "held_out_loss" if any("held_out_loss" in line["figures"] for line in lines) else "eval_loss"
-    rows = []
-    for line in lines:
-        cells = [_mean(line["figures"].get(figure), form) for _, figure, form in shown]
-        runs = f"{line['runs']}" + (f" ({line['failed']} failed)" if line["failed"] else "")
-        change = "reference" if line["arm"] == reference else _change(line["differences"].get(loss))
-        rows.append([line["arm"], runs, change, *cells])
-    return ["arm", "n", f"{loss.replace('_', ' ')} against reference", *(name for name, _, _ in shown)], rows
+    found = {}
+    for title, columns in (("Results", _RESULTS), ("Training", _TRAINING)):
+        shown = [column for column in columns if any(column[1] in line["figures"] for line in lines)]
+        heads = ["arm", *(name for name, _, _ in shown)]
+        rows = [[line["arm"], *(_mean(line["figures"].get(f), form) for _, f, form in shown)] for line in lines]
+        if title == "Results":
+            heads[1:1] = ["n", f"{loss.replace('_', ' ')} against reference"]
+            for row, line in zip(rows, lines, strict=True):
+                runs = f"{line['runs']}" + (f" ({line['failed']} failed)" if line["failed"] else "")
+                change = "reference" if line["arm"] == reference else _change(line["differences"].get(loss))
+                row[1:1] = [runs, change]
+        found[title] = heads, rows
+    return found
 
 
 def _mean(figure: Mapping[str, Any] | None, form: str) -> str:
@@ -171,7 +184,7 @@ def _change(found: Mapping[str, Any] | None) -> str:
 
 def runs_table(records: Sequence[Record]) -> Rows:
     """``(columns, rows)`` for people: every run, and the errors of those that failed."""
-    shown = [c for c in _COLUMNS if any(FIGURES[c[1]](r) is not None for r in ended(records))]
+    shown = [c for c in (*_RESULTS, *_TRAINING) if any(FIGURES[c[1]](r) is not None for r in ended(records))]
     rows = []
     for record in records:
         values = [FIGURES[figure](record) for _, figure, _ in shown]
@@ -184,7 +197,9 @@ def runs_table(records: Sequence[Record]) -> Rows:
 def markdown(table: Mapping[str, Any]) -> str:
     """The whole table as a Markdown page."""
     head = f"# {table['title']}\n\n{table['about']}\n"
-    parts = [head, _markdown(arms_table(table["arms"], table["reference"]))]
+    parts = [head]
+    for title, rows in arms_tables(table["arms"], table["reference"]).items():
+        parts.append(f"## {title}\n\n{_markdown(rows)}")
     base = table["base"].get("held_out_loss")
     if base is not None:
         parts.append(f"Without an adapter the held-out loss is {base:.3f} nats per token.\n")

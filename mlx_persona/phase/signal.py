@@ -192,4 +192,4 @@ def update_histogram(counts: mx.array, norm: mx.array) -> mx.array:
 def norm_entropy(counts: mx.array) -> mx.array:
     """Shannon entropy of a histogram of gradient norms (section 2.3), as a share of log(BINS): 0 to 1; NaN of none."""
     share = counts / counts.sum()
-    return -(share * mx.log(mx.maximum(share, 1e-30))).sum() / math.log(BINS)
+    return mx.abs((share * mx.log(mx.maximum(share, 1e-30))).sum()) / math.log(BINS)

@@ -84,20 +84,14 @@ def story(found: Sequence[Stretch], events: Sequence[Event], acts: bool, chosen:
         found: of :func:`stretches`, not empty.
         events: the log.
         acts: whether the controller changed anything.
-        chosen: ``update``, ``phase`` and ``eligible`` of the checkpoint that became the adapter.
+        chosen: ``update`` and ``phase`` of the checkpoint that became the adapter, and what it was chosen ``by``:
+            ``loss``, ``phase`` or ``style``.
     """
     losses = {int(event["update"]): event["loss"] for event in events if event["event"] == "eval"}
     told = [_told(one, losses, last=one is found[-1]) for one in found]
     if acts:
         told.append(_acted(events))
-    why = (
-        "the eligible checkpoint with the lowest evaluation loss"
-        if chosen["eligible"]
-        else "the checkpoint that was asked for; none was eligible"
-        if not any(event.get("eligible") for event in events)
-        else "the checkpoint that was asked for, eligible or not"
-    )
-    told.append(f"The adapter is that of update {chosen['update']} ({chosen['phase']}), {why}.")
+    told.append(f"The adapter is that of update {chosen['update']} ({chosen['phase']}), {_CHOSEN[chosen['by']]}.")
     return " ".join(told)
 
 
@@ -112,9 +106,14 @@ def _told(one: Stretch, losses: Mapping[int, float], last: bool) -> str:
     return f"{when} {words} ({name}).{guarded}"
 
 
+_CHOSEN = {
+    "loss": "which has the lowest evaluation loss",
+    "phase": "which has the lowest evaluation loss of the eligible ones",
+    "style": "which sounds most like the person",
+}
 # What is said of a phase that came to its end, and of the one in which a run ended.
 _PASSED = {
-    "S0": "nothing moved fast yet",
+    "S0": "until it was sure that the loss falls fast",
     "S1": "the model reorganised itself and the loss fell fast",
     "S2": "it settled",
 }

@@ -29,7 +29,7 @@ from mlx_persona.models.heads import RowLogits, row_logits
 from mlx_persona.models.load import LoadedModel, load_model
 from mlx_persona.models.shared_prefix import can_share
 from mlx_persona.models.trained import find_trained
-from mlx_persona.runs import adapter_hash, run_of
+from mlx_persona.runs import Run, adapter_hash, run_of
 from mlx_persona.stages.budget import batches_load, pairs_load, prepare, run_work
 from mlx_persona.stages.pairs import make_pairs
 from mlx_persona.stages.phases import watch_of
@@ -214,17 +214,8 @@ def _dpo(config: DpoConfig, group: Group) -> TrainResult:
     mx.reset_peak_memory()
     with guarded(run):
         if start and start != run.path / START and group.rank == 0:
-            # A resume must start from this adapter, whatever becomes of the SFT run.
-            with new_folder(run.path / START) as part:
-                for name in (adapters.WEIGHTS, adapters.CONFIG):
-                    (part / name).write_bytes((start / name).read_bytes())
-        objective = objectives.dpo(logits, config.label_smoothing, config.nll_weight)
-        knobs = {"beta": mx.array(config.beta)}
-        each = objectives.each_pair(logits, config.label_smoothing, config.nll_weight)
-        watch = watch_of(config, loop_config, each)
-        loop = Loop(loaded.model, objective, source, loop_config, run, spec, knobs, group=group, watch=watch)
-        if config.resume:
-            loop.resume()
+            _keep_start(run, start)
+        loop = _loop(config, loaded, logits, source, loop_config, run, spec, group)
         with train_progress("dpo", loop_config.updates, loop.state.update, planned) as hook:
             loop.hooks = [hook]
             result = loop.run()
@@ -234,6 +225,35 @@ def _dpo(config: DpoConfig, group: Group) -> TrainResult:
                 run, result, _choose(run, loop, result, stacked), _figures(run.events(), result, source), loop.watch
             ),
         )
+
+
+def _loop(
+    config: DpoConfig,
+    loaded: LoadedModel,
+    logits: RowLogits,
+    source: DpoSource,
+    loop: LoopConfig,
+    run: Run,
+    spec: AdapterSpec,
+    group: Group,
+) -> Loop:
+    """The loop, at its start or where the run to resume was."""
+    weights = config.label_smoothing, config.nll_weight
+    watch = watch_of(config, loop, objectives.each_pair(logits, *weights))
+    knobs = {"beta": mx.array(config.beta)}
+    made = Loop(
+        loaded.model, objectives.dpo(logits, *weights), source, loop, run, spec, knobs, group=group, watch=watch
+    )
+    if config.resume:
+        made.resume()
+    return made
+
+
+def _keep_start(run: Run, start: Path) -> None:
+    """Copy the adapter to start from: a resume must start from it too, whatever becomes of the SFT run."""
+    with new_folder(run.path / START) as part:
+        for name in (adapters.WEIGHTS, adapters.CONFIG):
+            (part / name).write_bytes((start / name).read_bytes())
 
 
 def _budget(
@@ -343,7 +363,7 @@ def _make_missing_pairs(config: DpoConfig, start: Path | None) -> None:
     make_pairs(wanted)
 
 
-def _choose(run: Any, loop: Loop, result: LoopResult, stacked: bool) -> Path:
+def _choose(run: Run, loop: Loop, result: LoopResult, stacked: bool) -> Path:
     """The best adapter; a stack is written as the one adapter that it equals."""
     if not stacked:
         return choose_adapter(run, result)

@@ -63,7 +63,7 @@ def record(run: Run, result: LoopResult, watch: PhaseWatch | None) -> list[dict[
     found = stretches(events)
     at = [event for event in events if event["event"] == "phase" and event["update"] <= best][-1]
     chosen = {"update": best, "phase": at["phase"], "eligible": bool(at["eligible"]) and at["update"] == best}
-    told = story(found, events, watch.controller.acts, chosen)
+    told = story(found, events, watch.controller.acts, {**chosen, "by": result.chosen_by})
     run.update_info(
         phase={
             "mode": CONTROL if watch.controller.acts else "observe",

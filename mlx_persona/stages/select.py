@@ -83,7 +83,8 @@ def select_by_style(run: Run, result: LoopResult, config: SftConfig, system: str
         f"update {best} is nearest to the person: style distance {measured[best].style_distance:.3f}, "
         f"base {measured[BASE].style_distance:.3f}; lowest loss: update {result.state.best_update}"
     )
-    return replace(result, state=replace(result.state, best_update=int(best), best_loss=_loss_at(run, int(best))))
+    state = replace(result.state, best_update=int(best), best_loss=_loss_at(run, int(best)))
+    return replace(result, state=state, chosen_by="style")
 
 
 def _loss_at(run: Run, update: int) -> float:

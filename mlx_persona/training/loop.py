@@ -76,11 +76,16 @@ class LoopConfig:
 
 @dataclass(frozen=True)
 class LoopResult:
-    """What a run came to: ``status`` is ``done`` or ``stopped`` (early, by patience or by the phase controller)."""
+    """What a run came to.
+
+    ``status`` is ``done`` or ``stopped`` (early, by patience or by the phase controller); ``chosen_by`` is what the
+    best update is the best by: ``loss``, or ``phase`` where it is the eligible one with the lowest.
+    """
 
     status: str
     state: LoopState
     best_metrics: dict[str, float]
+    chosen_by: str = "loss"
 
 
 def _as_is(function: Callable[..., Any], **_: Any) -> Callable[..., Any]:
@@ -192,9 +197,10 @@ class Loop:
             finally:
                 heap.give_back()
         self.model.eval()
-        if self.config.by_phase and self.watch and self.watch.chosen:
-            self.state.best_update, self.state.best_loss = self.watch.chosen
-        return LoopResult(status, self.state, self._best_metrics())
+        eligible = self.watch.chosen if self.watch and self.config.by_phase else None
+        if eligible:
+            self.state.best_update, self.state.best_loss = eligible
+        return LoopResult(status, self.state, self._best_metrics(), "phase" if eligible else "loss")
 
     def _train(self) -> str:
         """All updates; returns the status of the run."""

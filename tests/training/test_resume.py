@@ -89,6 +89,30 @@ def same_outcome(one: Path, other: Path) -> None:
     assert info(one)["status"] == info(other)["status"] == "done"
 
 
+def test_cut_off_within_s1_changes_nothing_after_resume(
+    data: Path, model: Path, tmp_path: Path, cut_off: Callable[[str, int], None]
+) -> None:
+    """Under control, with a batch pulse that is still on: phases, pulses, losses and the choice are the same."""
+    settings: dict[str, Any] = {
+        "updates": 60,
+        "eval_every": 2,
+        "learning_rate": 1e-2,
+        "patience": 0,
+        "phase": "control",
+        "phase_set": ("s1_batch_share=0.2",),
+    }
+    sft(sft_config(model, data, tmp_path / "whole", **settings))
+    cut_off("train", 11)
+    with pytest.raises(Killed):
+        sft(sft_config(model, data, tmp_path / "killed", **settings))
+    phases = [(e["phase"], e["batch_factor"]) for e in events(tmp_path / "killed", "phase")]
+    assert phases[-1] == ("S1", 4)
+    sft(SftConfig(resume=str(tmp_path / "killed")))
+    same_outcome(tmp_path / "whole", tmp_path / "killed")
+    assert info(tmp_path / "whole")["phase"] == info(tmp_path / "killed")["phase"]
+    assert [one["phase"] for one in info(tmp_path / "whole")["phases"]] == ["S0", "S1", "S2"]
+
+
 def test_kill_9_in_mid_run_changes_nothing_after_resume(data: Path, model: Path, tmp_path: Path) -> None:
     """DoRA with dropout, accumulation, and an epoch that ends within the run; killed at whatever update it is."""
     settings: dict[str, Any] = {
