@@ -68,8 +68,10 @@ bench: $(STAMP) ## ours against stock mlx-lm, and cleaning against a bare json.l
 	$(BIN)/mlx-persona bench-generate --data demo/data/clean --model "$$model" --n 64 --one-by-one 6 && \
 	$(BIN)/mlx-persona bench-blocks --rounds 1
 
-experiments: $(STAMP) ## phases in other domains, with tables: images and grokking (40 minutes, goes on where it was cut off; CIFAR=folder of its files)
+experiments: $(STAMP) ## phases in other domains: images and grokking (an hour; goes on where it was cut off; CIFAR=folder of its files)
 	$(BIN)/python -c 'import mlxtend' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[experiments]'
-	$(BIN)/python -m mlx_persona.experiments.domains images $(if $(CIFAR),--data "$(CIFAR)")
+	for schedule in constant cosine; do \
+	  $(BIN)/python -m mlx_persona.experiments.domains images --schedule $$schedule $(if $(CIFAR),--data "$(CIFAR)") || exit 1; \
+	done
 	$(BIN)/python -m mlx_persona.experiments.domains grokking
 	$(BIN)/python -m mlx_persona.experiments.domains tables
