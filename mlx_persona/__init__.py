@@ -26,6 +26,7 @@ _WHERE = {
     "evaluate": "mlx_persona.stages.evaluate",
     "compare": "mlx_persona.web.compare",
     "make_report": "mlx_persona.report.make",
+    "make_charts": "mlx_persona.report.files",
     "watch": "mlx_persona.web.watch",
     "plant_canaries": "mlx_persona.stages.canaries",
     "sweep": "mlx_persona.experiments.sweep",
@@ -41,7 +42,19 @@ _WHERE = {
         f"{name}Config": "mlx_persona.config"
         for name in (
             *("Clean", "Augment", "Plan", "Sft", "Pairs", "Dpo", "Fuse"),
-            *("Generate", "Eval", "Canaries", "Compare", "Report", "Watch", "Bench", "Show", "Demo", "Doctor"),
+            *(
+                "Generate",
+                "Eval",
+                "Canaries",
+                "Compare",
+                "Report",
+                "Charts",
+                "Watch",
+                "Bench",
+                "Show",
+                "Demo",
+                "Doctor",
+            ),
             *("Sweep", "Verdicts"),
         )
     },

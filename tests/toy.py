@@ -12,13 +12,13 @@ import mlx_persona.backend  # noqa: F401  (a fast BLAS comes before mlx)
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
-from mlx_lm.models import llama
 from tokenizers import AddedToken, Tokenizer, decoders
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from mlx_persona.config import DpoConfig, SftConfig
 from mlx_persona.models.adapters import AdapterSpec, write_adapter
+from mlx_persona.planner.shapes import blueprint
 from mlx_persona.schema import Conversation, Message, Pair, write_jsonl
 
 WORDS = ("tea", "rain", "music", "cats", "snow", "bread", "books", "trains", "chess", "maps", "stars", "boats")
@@ -45,16 +45,19 @@ MODEL = {
 }
 
 
-def write_model(folder: Path, seed: int = 0) -> Path:
-    """A random llama that reads bytes, with ChatML: it loads and trains twenty times as fast as a real tokenizer."""
-    model = llama.Model(llama.ModelArgs.from_dict(MODEL))
+def write_model(folder: Path, seed: int = 0, config: dict[str, Any] = MODEL) -> Path:
+    """A random llama that reads bytes, with ChatML: it loads and trains twenty times as fast as a real tokenizer.
+
+    ``config`` makes it another architecture; the vocabulary must stay.
+    """
+    model = blueprint(config)
     weights = {}
     for index, (name, value) in enumerate(tree_flatten(model.parameters())):
         drawn = 0.3 * mx.random.normal(value.shape, key=mx.random.key(1000 * seed + index))
         weights[name] = 1 + 0.1 * drawn if "norm" in name else drawn
     folder.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(folder / "model.safetensors"), weights)
-    (folder / "config.json").write_text(json.dumps(MODEL))
+    (folder / "config.json").write_text(json.dumps(config))
     tokenizer = Tokenizer(BPE({t: i for i, t in enumerate([*SPECIAL, *sorted(ByteLevel.alphabet())])}, []))
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -27,6 +27,7 @@ COMMANDS = {
     "eval": "measure",
     "compare": "compare",
     "report": "report",
+    "charts": "report",
     "watch": "watch",
     "canaries": "data",
     "sweep": "experiments",

@@ -30,6 +30,7 @@ from mlx_persona.config.measuring import (
 )
 from mlx_persona.config.training import DpoConfig, PlanConfig, SftConfig
 from mlx_persona.config.use import (
+    ChartsConfig,
     CompareConfig,
     FuseConfig,
     GenerateConfig,
@@ -50,6 +51,7 @@ __all__ = [
     "BenchConfig",
     "BlocksBenchConfig",
     "CanariesConfig",
+    "ChartsConfig",
     "CleanBenchConfig",
     "CleanConfig",
     "CompareConfig",

@@ -106,6 +106,21 @@ class ReportConfig:
 
 
 @dataclass(frozen=True)
+class ChartsConfig:
+    """The charts of a run, of several, or of a sweep, as files."""
+
+    runs: tuple[str, ...] = option((), "runs or a sweep to draw (default: the newest training run)", hidden=True)
+    out: str = option("", "folder to write to (default: charts in the run, or beside the runs that are compared)")
+    format: str = option("svg", "of the files; SVG is light or dark as its viewer wants", choices=("svg", "png"))
+    dark: bool = option(False, "PNG on dark paper, or on white", flag="--dark/--light")
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.dark and self.format == "svg":
+            raise PersonaError("dark must come with format png, got svg", "SVG is as dark as its viewer's scheme")
+
+
+@dataclass(frozen=True)
 class ShowConfig:
     """A conversation with the trained tokens coloured."""
 

@@ -5,8 +5,7 @@ The base is the same model with its adapters bypassed, so nothing is loaded twic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,8 +13,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_persona.evals.parity import batch_log_probs, kl
-from mlx_persona.models.adapters import set_strength
+from mlx_persona.evals.parity import batch_log_probs
+from mlx_persona.models.adapters import bypassed
+from mlx_persona.models.divergence import kl
 from mlx_persona.models.heads import row_logits
 from mlx_persona.tokens.batches import Row, collate, make_row, ordered_batches
 from mlx_persona.training.objectives import row_log_probs
@@ -48,16 +48,6 @@ class Drift:
     def to_json(self) -> dict[str, Any]:
         """All of it."""
         return asdict(self)
-
-
-@contextmanager
-def bypassed(model: nn.Module) -> Iterator[None]:
-    """The model without its adapters' effect; they are at full strength again afterwards."""
-    set_strength(model, 0.0)
-    try:
-        yield
-    finally:
-        set_strength(model, 1.0)
 
 
 def text_rows(tokenizer: Any, text: str) -> list[Row]:

@@ -16,13 +16,12 @@ import mlx.core as mx
 
 from mlx_persona import ui
 from mlx_persona.errors import PersonaError
-from mlx_persona.evals.drift import bypassed
 from mlx_persona.evals.figures import OTHERS, PERSON
 from mlx_persona.evals.scripts import Part, Script
 from mlx_persona.generation import engine
 from mlx_persona.generation.engine import Reply, Sampling
 from mlx_persona.generation.job import Kept, keeping, key_of
-from mlx_persona.models.adapters import check_base, detach, load_adapter
+from mlx_persona.models.adapters import bypassed, check_base, detach, load_adapter
 from mlx_persona.models.load import LoadedModel, identity, load_model, load_tokenizer, resolve_model
 from mlx_persona.runs import adapter_hash
 from mlx_persona.schema import Message

@@ -15,6 +15,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_persona import ui
+from mlx_persona.models.divergence import kl, log_softmax
 from mlx_persona.models.heads import RowLogits, row_logits
 from mlx_persona.schema import Conversation
 from mlx_persona.tokens.batches import Row, collate, evenly, ordered_batches
@@ -96,12 +97,6 @@ def divergence(model: nn.Module, rows: Sequence[Row], reference: Path, title: st
     return float(np.concatenate(parts).mean(dtype=np.float64))
 
 
-def kl(reference: mx.array, other: mx.array) -> mx.array:
-    """KL(reference || other) per row of log-probabilities: (N, V), (N, V) -> (N,), in nats."""
-    p = mx.exp(reference)
-    return mx.where(p > 0, p * (reference - other), 0.0).sum(axis=-1)
-
-
 def retention(kl_model: float, kl_base: float) -> float:
     """1 - KL(adapter || model) / KL(adapter || base); 1 for an adapter that does nothing and has nothing to lose."""
     return 1.0 if kl_base < NOTHING else 1.0 - kl_model / kl_base
@@ -123,5 +118,4 @@ def batch_log_probs(model: nn.Module, logits: RowLogits, rows: Sequence[Row]) ->
     """Log-probabilities (P, V) of the next token at the marked positions of one batch, row after row."""
     batch = collate(rows)
     positions = batch["positions"][batch["weights"].astype(bool)]
-    found = logits(model, mx.array(batch["tokens"]), mx.array(positions))
-    return found - mx.logsumexp(found, axis=-1, keepdims=True)
+    return log_softmax(logits(model, mx.array(batch["tokens"]), mx.array(positions)))

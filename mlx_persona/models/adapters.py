@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.models.dora import DoRALinear
-from mlx_persona.models.lora import LoRALinear
+from mlx_persona.models.lora import AdapterLayer, LoRALinear
+from mlx_persona.models.lora_experts import EXPERTS, LoRAExperts, no_dora, no_dropout
 from mlx_persona.runs import ADAPTER_FILES
 
 CONFIG, WEIGHTS = ADAPTER_FILES
@@ -80,7 +82,7 @@ class AdapterSpec:
 
 
 def target_keys(model: nn.Module) -> tuple[str, ...]:
-    """Names, within a block, of all linear layers, adapted or not, but the routers of a mixture of experts."""
+    """Names, within a block, of all linear layers and experts, adapted or not, but the routers of a mixture."""
     found: dict[str, None] = {}
     for block in model.layers:
         inner = _bases(block)
@@ -91,20 +93,24 @@ def target_keys(model: nn.Module) -> tuple[str, ...]:
 
 
 def _adaptable(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.QuantizedLinear | LoRALinear)
+    return isinstance(module, (nn.Linear, nn.QuantizedLinear, AdapterLayer, *EXPERTS))
 
 
 def _bases(model: nn.Module) -> set[int]:
     """``id`` of every layer that lies below an adapter layer."""
-    return {id(module.linear) for _, module in model.named_modules() if isinstance(module, LoRALinear)}
+    return {id(module.linear) for _, module in model.named_modules() if isinstance(module, AdapterLayer)}
 
 
-def adapter_layers(model: nn.Module) -> Iterator[tuple[str, LoRALinear]]:
+def adapter_layers(model: nn.Module) -> Iterator[tuple[str, AdapterLayer]]:
     """``(path, layer)`` of every outermost adapter layer."""
     inner = _bases(model)
     for name, module in model.named_modules():
-        if isinstance(module, LoRALinear) and id(module) not in inner:
+        if isinstance(module, AdapterLayer) and id(module) not in inner:
             yield name, module
+
+
+def _is_experts(module: nn.Module) -> bool:
+    return isinstance(module, (LoRAExperts, *EXPERTS))
 
 
 def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> AdapterSpec:
@@ -117,7 +123,8 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> AdapterSpec:
         The spec with ``keys`` filled in.
 
     Raises:
-        PersonaError: more blocks asked for than there are, or nothing to adapt.
+        PersonaError: more blocks asked for than there are, nothing to adapt, or DoRA or dropout on experts; the
+            model stays as it was.
     """
     blocks = model.layers
     if spec.num_layers > len(blocks):
@@ -126,25 +133,30 @@ def attach(model: nn.Module, spec: AdapterSpec, seed: int = 0) -> AdapterSpec:
         raise PersonaError("num_layers must be -1 or >= 1, got 0")
     keys = spec.keys or target_keys(model)
     first = 0 if spec.num_layers < 0 else len(blocks) - spec.num_layers
-    kind = DoRALinear if spec.dora else LoRALinear
+    found = {
+        index: [(name, module) for name, module in blocks[index].named_modules() if name in keys and _adaptable(module)]
+        for index in range(first, len(blocks))
+    }
+    modules = [module for inside in found.values() for _, module in inside]
+    if not modules:
+        raise PersonaError(f"none of the layers to adapt is in this model: {', '.join(keys) or 'no linear layers'}")
+    if any(_is_experts(module) for module in modules):
+        if spec.dora:
+            raise no_dora()
+        if spec.dropout > 0:
+            raise no_dropout()
     model.freeze()
     for _, below in adapter_layers(model):
         below.set_dropout(0.0)
-    count = 0
-    for index in range(first, len(blocks)):
-        block = blocks[index]
+    for index, inside in found.items():
         new = []
-        for name, module in block.named_modules():
-            if name in keys and _adaptable(module):
-                path = f"layers.{index}.{name}"
-                layer = kind(module, spec.rank, spec.scale, spec.dropout, path, seed)
-                layer.train(module.training)  # a module is born in training mode, with its dropout on
-                mx.eval(layer.state)  # one layer's dense weight at a time
-                new.append((name, layer))
-        block.update_modules(tree_unflatten(new))
-        count += len(new)
-    if count == 0:
-        raise PersonaError(f"none of the layers to adapt is in this model: {', '.join(keys) or 'no linear layers'}")
+        for name, module in inside:
+            kind = LoRAExperts if _is_experts(module) else DoRALinear if spec.dora else LoRALinear
+            layer = kind(module, spec.rank, spec.scale, spec.dropout, f"layers.{index}.{name}", seed)
+            layer.train(module.training)  # a module is born in training mode, with its dropout on
+            mx.eval(layer.state)  # one layer's dense weight at a time
+            new.append((name, layer))
+        blocks[index].update_modules(tree_unflatten(new))
     return replace(spec, keys=keys)
 
 
@@ -168,6 +180,22 @@ def set_strength(model: nn.Module, strength: float) -> None:
     """W -> W + t (W' - W) in every adapted layer: 0 is what the adapter was put on, 1 the adapter, for DoRA too."""
     for _, layer in adapter_layers(model):
         layer._strength = None if strength == 1.0 else mx.array(strength, dtype=mx.float32)
+
+
+@contextmanager
+def bypassed(model: nn.Module) -> Iterator[None]:
+    """Meanwhile the model is its base, without any adapter: exactly, DoRA's magnitudes included, at the base's cost.
+
+    For a compiled function it counts what holds while the function is traced.
+    """
+    layers = [module for module in model.modules() if isinstance(module, AdapterLayer)]
+    for layer in layers:
+        layer.bypassed = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.bypassed = False
 
 
 def set_row_keys(model: nn.Module, rows: mx.array) -> None:
@@ -272,10 +300,11 @@ def load_adapter(model: nn.Module, folder: Path, identity: dict[str, str] | None
     """
     spec = check_base(folder, identity)
     weights = read_weights(folder / WEIGHTS)
-    spec = attach(model, spec)
+    # Frozen, it drops nothing; stock mlx-lm trains experts with dropout, and such an adapter opens here too.
+    keys = attach(model, replace(spec, dropout=0.0)).keys
     load_weights(model, weights, folder)
     model.freeze()
-    return spec
+    return replace(spec, keys=keys)
 
 
 def collapse(model: nn.Module, spec: AdapterSpec) -> tuple[dict[str, mx.array], AdapterSpec]:
@@ -296,12 +325,12 @@ def collapse(model: nn.Module, spec: AdapterSpec) -> tuple[dict[str, mx.array], 
     rank, dora = spec.rank, spec.dora
     for name, outer in adapter_layers(model):
         inner = outer.linear
-        if not isinstance(inner, LoRALinear):
+        if not isinstance(inner, AdapterLayer):
             part = {"lora_a": outer.lora_a, "lora_b": outer.lora_b}
             if isinstance(outer, DoRALinear):
                 part["m"] = outer.m
         else:
-            rank = spec.rank + int(inner.lora_a.shape[1])
+            rank = spec.rank + int(inner.lora_a.shape[1])  # of experts too: (E, r, in)
             dora = spec.dora or isinstance(inner, DoRALinear)
             part = _collapse_layer(outer, inner, dora)
         weights.update({f"{name}.{key}": value for key, value in part.items()})
@@ -309,7 +338,7 @@ def collapse(model: nn.Module, spec: AdapterSpec) -> tuple[dict[str, mx.array], 
     return weights, replace(spec, rank=rank, dora=dora)
 
 
-def _collapse_layer(outer: LoRALinear, inner: LoRALinear, dora: bool) -> dict[str, mx.array]:
+def _collapse_layer(outer: AdapterLayer, inner: AdapterLayer, dora: bool) -> dict[str, mx.array]:
     """One layer's stack at the outer layer's scale."""
     inner_b = inner.lora_b * (inner.scale / outer.scale)
     outer_b, sign = outer.lora_b, mx.array(1.0)
@@ -319,9 +348,9 @@ def _collapse_layer(outer: LoRALinear, inner: LoRALinear, dora: bool) -> dict[st
         sign = mx.where(inner.m < 0, -1.0, 1.0)  # a negative d turns the bracket's row round
     part = {
         "lora_a": mx.concatenate([inner.lora_a, outer.lora_a], axis=1),
-        "lora_b": mx.concatenate([inner_b, outer_b], axis=0),
+        "lora_b": mx.concatenate([inner_b, outer_b], axis=2 if isinstance(outer, LoRAExperts) else 0),
     }
-    if dora:
+    if dora and isinstance(outer, LoRALinear):
         part["m"] = sign * (outer.m if isinstance(outer, DoRALinear) else mx.sqrt(outer.row_square_norms()))
     return part
 

@@ -24,8 +24,8 @@ _LEAST_ROWS = 512
 HEADS = (nn.Linear, nn.Embedding, *RESIDENT, *RESIDENT.values())
 
 
-class _Slab:
-    """Some rows of a head's weight (V, D)."""
+class Slab:
+    """Some rows of a head's weight (V, D), which nothing reads before ``after`` is there."""
 
     def __init__(self, head: Any, rows: slice, after: list[mx.array]) -> None:
         parts = codes(head, rows)
@@ -37,13 +37,17 @@ class _Slab:
         self._coded = {**parts, **kind(head)} if parts else {}
         self._bias = head.bias[rows] if "bias" in head else None
 
-    def logits(self, hidden: mx.array) -> mx.array:
-        """(P, D) -> (P, v), in float32."""
+    def product(self, hidden: mx.array) -> mx.array:
+        """Logits without the bias: (P, D) -> (P, v), in float32."""
         if self._coded:
             out = mx.quantized_matmul(hidden, self._weight, transpose=True, **self._coded)
         else:
             out = hidden @ self._weight.T
-        out = out.astype(mx.float32)
+        return out.astype(mx.float32)
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """(P, D) -> (P, v), in float32."""
+        out = self.product(hidden)
         return out if self._bias is None else out + self._bias
 
     def back(self, shares: mx.array, dtype: mx.Dtype) -> mx.array:
@@ -70,6 +74,12 @@ def slab_rows(count: int, coded_width: int, cpu: bool, slab_bytes: int | None = 
     return max(_LEAST_ROWS, slab_bytes // (4 * widest) // 64 * 64)
 
 
+def rows_at_once(count: int, head: Any, slab_bytes: int | None = None) -> int:
+    """:func:`slab_rows` for ``count`` tokens on this device, for this head."""
+    coded = int(head.weight.shape[1]) * 32 // int(head.bits) if head.get("scales") is not None else 0
+    return slab_rows(count, coded, on_cpu(), slab_bytes)
+
+
 def _sweep(hidden: mx.array, head: Any, targets: mx.array, rows: int, gradient: bool) -> tuple[mx.array, mx.array]:
     """Losses (P,) and, where wanted, their gradient by ``hidden`` (P, D), in one pass over the vocabulary."""
     size = int(head.weight.shape[0])
@@ -80,7 +90,7 @@ def _sweep(hidden: mx.array, head: Any, targets: mx.array, rows: int, gradient: 
     aim = mx.zeros(targets.shape, mx.float32)
     for start in range(0, size, rows):
         stop = min(size, start + rows)
-        slab = _Slab(head, slice(start, stop), after)
+        slab = Slab(head, slice(start, stop), after)
         logits = slab.logits(hidden)  # (P, v)
         inside = (targets >= start) & (targets < stop)
         at = mx.clip(targets.astype(mx.int32) - start, 0, stop - start - 1)
@@ -109,8 +119,7 @@ def head_losses(
         training: take the gradient along; without it, plain automatic differentiation holds.
         slab_bytes: largest array that a slab of the vocabulary may need; None is what suits the device.
     """
-    coded = int(head.weight.shape[1]) * 32 // int(head.bits) if head.get("scales") is not None else 0
-    rows = slab_rows(hidden.shape[0], coded, on_cpu(), slab_bytes)
+    rows = rows_at_once(hidden.shape[0], head, slab_bytes)
     if not training:
         return _sweep(hidden, head, targets, rows, False)[0]
 

@@ -14,7 +14,9 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_persona.models.adapters import bypassed
 from mlx_persona.models.cross_entropy import HEADS, head_losses
+from mlx_persona.models.divergence import head_divergences, kl, log_softmax
 
 Cache = Sequence[Any]
 
@@ -68,6 +70,31 @@ class RowLogits:
             return -nn.losses.cross_entropy(self(model, tokens, positions, cache), targets)
         rows = _body_rows(model, tokens, positions, cache)
         return -head_losses(rows, _head(model), targets, model.training)
+
+    def against_base(
+        self,
+        model: nn.Module,
+        tokens: mx.array,
+        positions: mx.array,
+        targets: mx.array,
+        cache: Cache | None = None,
+    ) -> tuple[mx.array, mx.array]:
+        """log p(target), and KL of the model to its base, the adapters bypassed, in float32, in nats: (P,), (P,).
+
+        The base is a constant. Its forward pass is over before the model's begins, and where the loss goes
+        ``in_slabs``, all that is left of it are hidden states at the positions (P, D); else its logits (P, V).
+        """
+        rows = _body_rows if self.in_slabs else self
+        with bypassed(model):
+            base = mx.stop_gradient(rows(model, tokens, positions, cache))
+        (tokens,) = mx.depends([tokens], [base])
+        own = rows(model, tokens, positions, cache)
+        if self.in_slabs:
+            losses, divergences = head_divergences(own, base, _head(model), targets, model.training)
+            return -losses, divergences
+        log_probs = log_softmax(own)
+        at_targets = mx.take_along_axis(log_probs, targets[:, None], axis=-1)[:, 0]
+        return at_targets, kl(log_probs, log_softmax(base))
 
 
 def row_logits(model: nn.Module) -> RowLogits:

@@ -128,26 +128,30 @@ def _summed(x: mx.array) -> mx.array:
     return _rows(x).sum(axis=0)
 
 
-class LoRALinear(nn.Module):
-    """A frozen linear layer with a trainable low-rank update.
+class AdapterLayer(nn.Module):
+    """What all adapter layers share: a frozen layer ``linear`` with a trainable low-rank update ``lora_a``, ``lora_b``.
 
     Underscore-named arrays are module state: a compiled step sees them change, and they are
-    neither trained nor saved. ``_strength`` t interpolates W -> W + t (W' - W).
+    neither trained nor saved. ``_strength`` t interpolates W -> W + t (W' - W). ``bypassed`` is no state: it
+    tells which function is traced, that of the adapter or that of the layer below it.
     """
 
-    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, path: str, seed: int) -> None:
+    lora_a: mx.array
+    lora_b: mx.array
+    bypassed = False
+
+    def __init__(self, base: nn.Module, scale: float, dropout: float, path: str) -> None:
         super().__init__()
         self.linear = base
         self.scale = scale
-        self._dropout = dropout
         self._salt = zlib.crc32(path.encode())
-        key = mx.random.key(((seed << 32) ^ self._salt) % 2**64)
-        bound = 1 / math.sqrt(input_dims(base))
-        outputs = int(base.lora_b.shape[1] if isinstance(base, LoRALinear) else base.weight.shape[0])
-        self.lora_a: mx.array = mx.random.uniform(-bound, bound, (input_dims(base), rank), key=key)
-        self.lora_b: mx.array = mx.zeros((rank, outputs))
         self._strength: mx.array | None = None
         self._rows: mx.array | None = None
+        self.set_dropout(dropout)
+
+    def key(self, seed: int) -> mx.array:
+        """The random key of this layer, for a seed of the whole adapter."""
+        return mx.random.key(((seed << 32) ^ self._salt) % 2**64)
 
     def set_dropout(self, p: float) -> None:
         """Change the share of the input that training drops."""
@@ -162,7 +166,29 @@ class LoRALinear(nn.Module):
     def innermost(self) -> nn.Module:
         """The dense or quantized layer below all adapters."""
         base = self.linear
-        return base.innermost if isinstance(base, LoRALinear) else base
+        return base.innermost if isinstance(base, AdapterLayer) else base
+
+    def merged_weight(self) -> mx.array:
+        """W' in fp32, at the strength that is set, shaped as W is. For fusing."""
+        base = self.linear
+        w = base.merged_weight() if isinstance(base, AdapterLayer) else dense_weight(base)
+        full = self.merge_into(w)
+        return full if self._strength is None else w + self._strength * (full - w)
+
+    def merge_into(self, w: mx.array) -> mx.array:
+        """W' at full strength for a dense W."""
+        raise NotImplementedError
+
+
+class LoRALinear(AdapterLayer):
+    """A frozen linear layer with ``lora_a`` (in, r) and ``lora_b`` (r, out)."""
+
+    def __init__(self, base: nn.Module, rank: int, scale: float, dropout: float, path: str, seed: int) -> None:
+        super().__init__(base, scale, dropout, path)
+        bound = 1 / math.sqrt(input_dims(base))
+        outputs = int(base.lora_b.shape[1] if isinstance(base, LoRALinear) else base.weight.shape[0])
+        self.lora_a = mx.random.uniform(-bound, bound, (input_dims(base), rank), key=self.key(seed))
+        self.lora_b = mx.zeros((rank, outputs))
 
     def dropped(self, x: mx.array) -> mx.array:
         """The adapter's input: x, in training with dropout."""
@@ -181,6 +207,8 @@ class LoRALinear(nn.Module):
     def without_bias(self, x: mx.array) -> mx.array:
         """x W'ᵀ, without the innermost layer's bias: (..., in) -> (..., out)."""
         y = matmul_base(self.linear, x)
+        if self.bypassed:
+            return y
         out = self.adapted(x, y)
         if self._strength is not None:
             out = y + self._strength.astype(y.dtype) * (out - y)
@@ -197,13 +225,6 @@ class LoRALinear(nn.Module):
         out = self.without_bias(x)
         base = self.innermost
         return out + base.bias if "bias" in base else out
-
-    def merged_weight(self) -> mx.array:
-        """W' in fp32, at the strength that is set: (out, in). For fusing."""
-        base = self.linear
-        w = base.merged_weight() if isinstance(base, LoRALinear) else dense_weight(base)
-        full = self.merge_into(w)
-        return full if self._strength is None else w + self._strength * (full - w)
 
     def merge_into(self, w: mx.array) -> mx.array:
         """W + sBA for a dense W (out, in)."""

@@ -12,7 +12,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_persona.models.lora import LoRALinear
+from mlx_persona.models.lora import AdapterLayer
 
 # Tokens at a time: enough for products at full speed. A quantized base is dequantized for each part on the CPU.
 CHUNK = 512
@@ -62,4 +62,4 @@ def _chunked(kind: Any, tokens: int) -> type:
 
 
 def _drops(mlp: Any) -> bool:
-    return any(isinstance(m, LoRALinear) and m.drops for m in mlp.modules())
+    return any(isinstance(m, AdapterLayer) and m.drops for m in mlp.modules())

@@ -71,6 +71,7 @@ class Case:
     accumulation: int = 1
     pairs: bool = False
     eval_rows: int = 0
+    kl: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def measure(case: Case) -> Peaks:
     if case.checkpointed:
         checkpoint_blocks(model)
         chunk_mlps(model)  # as stages/budget.py does
-    objective = objectives.dpo(rows, 0.0, 0.0) if case.pairs else objectives.sft(rows)
+    objective = objectives.dpo(rows, 0.0, 0.0) if case.pairs else objectives.sft(rows, case.kl)
     plan = LoopConfig(2, case.accumulation, 1e-4, 0.0, 1.0, 0.0, 1.0, 2, 0, 1)
     seen: dict[str, int] = {}
 
@@ -242,6 +243,9 @@ _WORK = ("stream", "gated", "scores", "biases")
 # Not fitted, as the cases are dense: four copies of a piece while it is made dense (models/quantized.py), and four of
 # the gradient by the input, which is summed up piece by piece: what two, four and 28 blocks of a 7B model took more.
 _DEQUANTIZED, _SUMMED = 16.0, 16.0
+# Nor are mixtures among the cases. Two copies are saved, the tokens sorted by expert and what the experts made of them;
+# the others were chosen to agree with three blocks of 8 experts of 2 and of 32 of 8 (docs/planner.md).
+_ROUTED = {"saved": 8.0, "working": 12.0, "recompute": 16.0, "forward": 12.0}
 
 
 def _fit(rows: Sequence[Sizes], values: Sequence[float], weights: Sequence[float], of: Sequence[str]) -> Sizes:
@@ -267,10 +271,10 @@ def fit(measured: Sequence[tuple[Case, Peaks]]) -> Coefficients:
             found = [(c, p) for c, p in measured if (c.dora, c.checkpointed) == (dora, checkpointed)]
             saved, rest = _halves(found)
             if checkpointed:
-                kinds[dora]["recompute"] = _packed(_fit(*rest, _WORK))
+                kinds[dora]["recompute"] = _packed(_fit(*rest, _WORK), "recompute")
             else:
-                kinds[dora]["saved"] = replace(_fit(*saved, _SAVED), low=4.0)
-                kinds[dora]["working"] = _packed(_fit(*rest, _WORK))
+                kinds[dora]["saved"] = replace(_fit(*saved, _SAVED), low=4.0, routed=_ROUTED["saved"])
+                kinds[dora]["working"] = _packed(_fit(*rest, _WORK), "working")
     plain = [(c, p) for c, p in measured if c.config["num_hidden_layers"] == _MORE]
     forward = replace(
         _fit(
@@ -280,15 +284,16 @@ def fit(measured: Sequence[tuple[Case, Peaks]]) -> Coefficients:
             _WORK,
         ),
         weight=_DEQUANTIZED,
+        routed=_ROUTED["forward"],
     )
     nothing = Head(0.0, 0.0, 0.0)
     kind = {dora: Kind(**parts) for dora, parts in kinds.items()}
     return Coefficients("CPU, float32", kind[False], kind[True], _INPUT_ONLY, forward, nothing, nothing, nothing)
 
 
-def _packed(found: Sizes) -> Sizes:
-    """With what a quantized weight takes that is made dense piece by piece in the backward pass."""
-    return replace(found, weight=_DEQUANTIZED, pieces=_SUMMED)
+def _packed(found: Sizes, phase: str) -> Sizes:
+    """With what is not fitted: a quantized weight that is made dense piece by piece, and the tokens of experts."""
+    return replace(found, weight=_DEQUANTIZED, pieces=_SUMMED, routed=_ROUTED[phase])
 
 
 def _sizes(case: Case) -> Sizes:
@@ -298,7 +303,7 @@ def _sizes(case: Case) -> Sizes:
 
 def _setup(case: Case) -> Setup:
     count = int(case.config["num_hidden_layers"]) if case.checkpointed else 0
-    return Setup(case.rank, case.dora, case.num_layers, count, case.accumulation)
+    return Setup(case.rank, case.dora, case.num_layers, count, case.accumulation, anchored=case.kl > 0)
 
 
 def _held(case: Case) -> int:

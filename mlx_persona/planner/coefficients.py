@@ -24,7 +24,8 @@ class Sizes:
     that it keeps for the backward pass; ``biases`` what a causal mask adds to them (queries x keys, once for all
     rows and heads);
     ``low`` what the adapters' A write; ``weight`` the largest piece of a weight that each use dequantizes;
-    ``pieces`` the widest input of a layer whose weight is dequantized in more than one piece.
+    ``pieces`` the widest input of a layer whose weight is dequantized in more than one piece; ``routed`` what a mixture
+    of experts reads and writes (tokens x experts that each goes through x width).
     """
 
     stream: float = 0.0
@@ -38,6 +39,7 @@ class Sizes:
     low: float = 0.0
     weight: float = 0.0
     pieces: float = 0.0
+    routed: float = 0.0
 
     def times(self, factors: Sizes) -> float:
         """The sum of the sizes, each by its factor."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlx_persona import backend
-from mlx_persona.planner.memory import Setup, trainable
+from mlx_persona.planner.memory import Setup
 from mlx_persona.planner.shapes import Shapes
 
 # What the products of a training step reach of the rate of large ones. GPU: a guess.
@@ -26,10 +26,15 @@ class Work:
     evaluated: float
     length: int
 
+    def anchored(self) -> Work:
+        """The same with a KL anchor: the base model reads everything too, and the loss takes the head twice."""
+        return replace(self, targets=2 * self.targets, evaluated=2 * self.evaluated + self.tokens)
+
 
 def training_flops(shapes: Shapes, setup: Setup, work: Work) -> float:
     """Operations of a run: per weight and token 2 forward, 2 backward (frozen: no own gradient), 2 recomputed."""
-    adapter = trainable(shapes, setup.rank, setup.dora, setup.num_layers)
+    layers = [layer for _, layer in shapes.adapted(setup.num_layers, setup.keys)]
+    adapter = sum(setup.rank * (a.inputs + a.outputs) * a.active for a in layers)
     first = 0 if setup.num_layers < 0 else len(shapes.blocks) - setup.num_layers
     per_token = forward = 0.0
     for number, block in enumerate(shapes.blocks):

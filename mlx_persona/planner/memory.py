@@ -29,7 +29,8 @@ class Setup:
     ``checkpointed`` counts blocks, from the first on; with any, long sequences go through all MLPs in parts.
     ``states`` are the optimizer's arrays per
     trainable parameter (AdamW: 2). ``held`` is how the base is held: dense float32, or packed as it is stored.
-    ``below`` is the rank of a frozen adapter below the trained one (0: none).
+    ``below`` is the rank of a frozen adapter below the trained one (0: none). ``anchored``: the loss holds the model
+    to its base by a KL term. ``keys``: the layers of a block that are adapted (empty: all).
     """
 
     rank: int
@@ -42,6 +43,8 @@ class Setup:
     held: str = DENSE
     below: int = 0
     pairs: bool = False
+    anchored: bool = False
+    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,15 +95,18 @@ def resident(shapes: Shapes, setup: Setup) -> int:
     return shapes.stored(FULL if setup.device == "cpu" else HALF)
 
 
-def trainable(shapes: Shapes, rank: int, dora: bool, num_layers: int = -1) -> int:
-    """Parameters of an adapter: A and B of each layer, and DoRA's magnitudes."""
-    layers = [linear for _, linear in shapes.adapted(num_layers)]
-    return sum(rank * (a.inputs + a.outputs) + (a.outputs if dora else 0) for a in layers)
+def trainable(shapes: Shapes, rank: int, dora: bool, num_layers: int = -1, keys: tuple[str, ...] = ()) -> int:
+    """Parameters of an adapter: A and B of each layer, of every expert, and DoRA's magnitudes.
+
+    ``keys`` are the names, within a block, of the layers that it is on; empty: of all.
+    """
+    layers = [linear for _, linear in shapes.adapted(num_layers, keys)]
+    return sum(a.experts * rank * (a.inputs + a.outputs) + (a.outputs if dora else 0) for a in layers)
 
 
 def _norms(shapes: Shapes, setup: Setup) -> int:
     """Numbers that DoRA keeps beside its parameters: ‖W‖² and ‖W + sBA‖ of every row."""
-    return sum(2 * a.outputs for _, a in shapes.adapted(setup.num_layers)) if setup.dora else 0
+    return sum(2 * a.outputs for _, a in shapes.adapted(setup.num_layers, setup.keys)) if setup.dora else 0
 
 
 def states_of(optimizer: str, rank: int) -> float:
@@ -146,23 +152,28 @@ def _sizes(shapes: Shapes, block: Block, load: Load, setup: Setup, gated: int) -
         scores=scores,
         probabilities=0 if cpu and load.length > BLOCK else scores,
         biases=load.length * (load.length + queries) // 2,
-        low=(setup.rank + setup.below) * sum(tokens(a) * a.adaptable for a in block.linears),
+        low=(setup.rank + setup.below) * sum(tokens(a) for a in block.linears if a.adapted(setup.keys)),
         weight=max((min(a.weights, PART_BYTES // FULL) for a in coded), default=0),
         pieces=max((tokens(a) * a.inputs for a in coded if a.weights * FULL > PART_BYTES), default=0),
+        routed=max((tokens(a) * a.outputs for a in closing if a.experts > 1), default=0),
     )
 
 
 def logits(shapes: Shapes, load: Load, setup: Setup) -> int:
-    """Bytes of one copy of the logits that are there at once: of all targets, for a slab of the vocabulary."""
+    """Bytes of one copy of the logits that are there at once: of all targets, for a slab of the vocabulary.
+
+    With an anchor those of the base are there too, and slabs are half as wide.
+    """
     cpu = setup.device == "cpu"
     coded = setup.held == PACKED and shapes.quantized
-    rows = slab_rows(load.targets, shapes.width if coded else 0, cpu)
-    return min(shapes.vocabulary, rows) * load.targets * FULL
+    count = load.targets * (1 + setup.anchored)
+    rows = slab_rows(count, shapes.width if coded else 0, cpu)
+    return min(shapes.vocabulary, rows) * count * FULL
 
 
 def _head(shapes: Shapes, load: Load, setup: Setup, head: Head, work: float) -> float:
-    """Bytes at the loss, with ``work`` of a block."""
-    gradient = load.targets * shapes.width * FULL
+    """Bytes at the loss, with ``work`` of a block; an anchor has a gradient of its own."""
+    gradient = load.targets * shapes.width * FULL * (1 + setup.anchored)
     return head.copies * logits(shapes, load, setup) + head.gradients * gradient + head.work * work
 
 
@@ -170,9 +181,11 @@ def _step(shapes: Shapes, setup: Setup, load: Load, held: int) -> tuple[int, dic
     """Peak of a micro-batch, forward and backward, above nothing, and its parts; ``held`` is there all the time."""
     known = coefficients(setup.device)
     kind = known.dora if setup.dora else known.lora
-    grads = trainable(shapes, setup.rank, setup.dora, setup.num_layers) * FULL
+    grads = trainable(shapes, setup.rank, setup.dora, setup.num_layers, setup.keys) * FULL
     first = 0 if setup.num_layers < 0 else len(shapes.blocks) - setup.num_layers
-    kept = work = again = forward = 0.0
+    # The base's hidden states at the targets wait for the loss.
+    kept = float(load.targets * shapes.width * FULL * setup.anchored)
+    work = again = forward = 0.0
     for number, block in enumerate(shapes.blocks):
         if number < first:
             continue  # nothing below the first adapter has a gradient
@@ -212,7 +225,8 @@ def _block_forward(shapes: Shapes, setup: Setup, load: Load) -> float:
 def _forward(shapes: Shapes, setup: Setup, load: Load) -> int:
     """What an evaluation takes beside what is held."""
     work = _block_forward(shapes, setup, load)
-    return round(max(work, _head(shapes, load, setup, coefficients(setup.device).evaluated, work)))
+    waiting = load.targets * shapes.width * FULL * setup.anchored
+    return round(waiting + max(work, _head(shapes, load, setup, coefficients(setup.device).evaluated, work)))
 
 
 def peak(shapes: Shapes, setup: Setup, train: Load, evaluation: Load) -> Peak:
@@ -224,8 +238,8 @@ def peak(shapes: Shapes, setup: Setup, train: Load, evaluation: Load) -> Peak:
         train: the largest micro-batch; for DPO chosen and rejected rows together.
         evaluation: the largest evaluation batch.
     """
-    own = trainable(shapes, setup.rank, setup.dora, setup.num_layers) * FULL
-    below = trainable(shapes, setup.below, setup.dora) * FULL if setup.below else 0
+    own = trainable(shapes, setup.rank, setup.dora, setup.num_layers, setup.keys) * FULL
+    below = trainable(shapes, setup.below, setup.dora, keys=setup.keys) * FULL if setup.below else 0
     norms = _norms(shapes, setup) * FULL
     base = resident(shapes, setup)
     held = base + own + below + norms + round(own * setup.states)

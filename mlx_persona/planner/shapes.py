@@ -29,6 +29,9 @@ HALF, FULL = 2, 4  # bytes of a 16-bit and of a 32-bit number
 # What leads back to the residual stream, by the names that mlx-lm's models use.
 _CLOSERS = frozenset({"o_proj", "out_proj", "down_proj", "dense", "wo", "w2", "fc2", "c_proj", "dense_4h_to_h"})
 
+# How configs name the number of experts that a token goes through.
+_ACTIVE = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_top_k", "moe_topk")
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -45,6 +48,10 @@ class Linear:
     adaptable: bool = True
     experts: int = 1
     active: int = 1
+
+    def adapted(self, keys: tuple[str, ...]) -> bool:
+        """Whether an adapter on the layers of these names (empty: on all that get one) is on it."""
+        return self.adaptable and (not keys or self.name in keys)
 
     @property
     def closing(self) -> bool:
@@ -123,7 +130,7 @@ class Shapes:
         first = 0 if num_layers < 0 else max(0, len(self.blocks) - num_layers)
         for number in range(first, len(self.blocks)):
             for linear in self.blocks[number].linears:
-                if linear.adaptable and (not keys or linear.name in keys):
+                if linear.adapted(keys):
                     yield number, linear
 
 
@@ -228,6 +235,6 @@ def _linear(name: str, path: str, module: Any, widths: _Widths, adaptable: bool,
     shape = [int(n) for n in module.weight.shape]
     if isinstance(module, SwitchLinear):
         text = {**config, **(config.get("text_config") or {})}
-        active = int(text.get("num_experts_per_tok") or text.get("moe_top_k") or 1)
-        return Linear(name, shape[2], shape[1], bits, group, False, shape[0], active)
+        active = next((int(text[name]) for name in _ACTIVE if text.get(name)), 1)
+        return Linear(name, shape[2], shape[1], bits, group, adaptable, shape[0], active)
     return Linear(name, shape[-1], shape[0], bits, group, adaptable)

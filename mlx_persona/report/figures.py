@@ -1,12 +1,13 @@
 """Figures that know where they come from, and how they are shown.
 
-Every figure of a page is a value of some file; nothing is computed but sums. So each carries its place, which the
-page keeps (``<data value data-from>``): what is shown can be held against what was measured.
+Every figure of a page is a value of some file; nothing is computed but sums and products. So each carries its place,
+which the page keeps (``<data value data-from>``): what is shown can be held against what was measured.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ Key = str | int
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and its place: ``sft-1/run.json#/eval_loss``, or several places whose sum it is, joined by `` + ``."""
+    """A number and its place: ``sft-1/run.json#/eval_loss``, or several, joined by `` + `` or `` * ``."""
 
     value: float
     place: str
@@ -106,6 +107,14 @@ def total(figures: Sequence[Figure | None], place: str = "") -> Figure | None:
     if not found:
         return None
     return Figure(sum(f.value for f in found), place or " + ".join(f.place for f in found))
+
+
+def product(figures: Sequence[Figure | None]) -> Figure | None:
+    """The product of the figures; None where one is missing."""
+    found = [figure for figure in figures if figure is not None]
+    if len(found) < len(figures):
+        return None
+    return Figure(math.prod(f.value for f in found), " * ".join(f.place for f in found))
 
 
 def duration(seconds: float) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.pages import POLICY, STYLE, printable
-from mlx_persona.report import plots
+from mlx_persona.report import canvas
 from mlx_persona.report.charts import LABEL_COLOURS
 from mlx_persona.report.figures import shown
+from mlx_persona.report.phases import MEANINGS, NAMES
 from mlx_persona.report.views import Comparison, RunView, when
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def comparison_page(comparison: Comparison) -> str:
 
 def check_extra() -> None:
     """Check that what pages are made with is installed; raises PersonaError."""
-    plots.check_extra()
+    canvas.check_extra()
     _environment()
 
 
@@ -72,7 +73,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(shown=shown, when=when, colours=LABEL_COLOURS)
+    environment.globals.update(
+        shown=shown, when=when, colours=LABEL_COLOURS, phase_meanings=MEANINGS, phase_names=NAMES
+    )
     # The style and the charts are our own: made by us, and escaped where they were made.
     environment.filters["ours"] = Markup
     return environment

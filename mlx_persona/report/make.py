@@ -6,6 +6,7 @@ mlx-persona report runs/sft-1
 from __future__ import annotations
 
 import webbrowser
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def make_report(config: ReportConfig) -> ReportResult:
     Raises:
         PersonaError: no such run, nothing of a run in its folder, an evaluation without scores, or a missing extra.
     """
-    runs = [read_run(Path(name)) for name in _names(config)]
+    runs = [read_run(Path(name)) for name in named_runs(config.runs, "report", "report on")]
     judged_by = read_run(Path(config.eval)) if config.eval else None
     if judged_by is not None:
         card_of(judged_by)
@@ -64,18 +65,24 @@ def make_report(config: ReportConfig) -> ReportResult:
     return ReportResult(path, [str(run.path) for run in runs], scored, notes)
 
 
-def _names(config: ReportConfig) -> tuple[str, ...]:
-    if config.runs:
-        return config.runs
+def named_runs(names: Sequence[str], command: str, what: str) -> Sequence[str]:
+    """The runs that are named, or else the newest training run; raises PersonaError where there is none."""
+    if names:
+        return names
     found = newest(("dpo", "sft"))
     if found is None:
-        raise PersonaError("no training run in runs/ to report on", "name one: mlx-persona report RUN")
+        raise PersonaError(f"no training run in runs/ to {what}", f"name one: mlx-persona {command} RUN")
     return (str(found),)
 
 
 def _out(config: ReportConfig, runs: list[Record]) -> Path:
-    """Where the page goes: in the run, or beside the runs that it compares."""
+    """Where the page goes."""
     if config.out:
         out = Path(config.out).expanduser()
         return out / PAGE if out.is_dir() else out
-    return (runs[0].path if len(runs) == 1 else runs[0].path.resolve().parent) / PAGE
+    return beside(runs) / PAGE
+
+
+def beside(runs: Sequence[Record]) -> Path:
+    """Where what is made of runs goes: into the run, or beside the runs that are compared."""
+    return runs[0].path if len(runs) == 1 else runs[0].path.resolve().parent

@@ -1,169 +1,222 @@
-"""Charts as SVG that stands in a page: text stays text, colours are the page's, so dark mode and print need nothing.
-
-Drawn by matplotlib. Its colours are stand-ins that become the page's CSS variables, and everything that a page
-does not need (metadata, fonts, ids) goes.
-"""
+"""Charts: what is drawn in each, and the forms that it has in a page (:mod:`mlx_persona.report.canvas` draws)."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
-from mlx_persona.errors import PersonaError
 from mlx_persona.pages import printable
+from mlx_persona.report import canvas
+from mlx_persona.report.canvas import Colours, Margins, Size
+from mlx_persona.report.drawing import TAB, Band, Bar, Level, Line, bend, draw_bands, draw_level, draw_line, few_ticks
+from mlx_persona.report.figures import Figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+RUN_COLOURS = ("bar", "d0", "d3", "d4", "d1", "d2")
 # In pixels. A chart of a pair of columns fits a phone as it is; the wide form of the main chart fills a page.
 NARROW, WIDE = (350, 220), (760, 300)
 ROW_HEIGHT = 30
-# Pixels around the axes: left (for six digits), right, bottom (for ticks and a name), top (for a power of ten).
+# Left (for six digits), right, bottom (for ticks and a name), top (for a power of ten).
 _MARGINS = (48, 8, 40, 18)
 # A longer name of a bar is cut; a letter is about so many pixels wide.
-_LONGEST, _LETTER = 16, 7
-# A line with more points than pixels only makes the page big.
-MOST_POINTS = 600
-_COLOURS = ("ink", "soft", "line", "bar", "kept", "bad", "d0", "d1", "d2", "d3", "d4", "d5")
-_STAND_INS = {name: f"#0101{i:02x}" for i, name in enumerate(_COLOURS, 1)}
-_SVG, _XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
-# Newer matplotlib types its keys as literals.
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,
-    "font.size": 12.0,
-    "text.color": _STAND_INS["ink"],
-    "axes.edgecolor": _STAND_INS["line"],
-    "axes.labelcolor": _STAND_INS["soft"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.formatter.limits": (-3, 5),
-    "axes.axisbelow": True,
-    "xtick.color": _STAND_INS["soft"],
-    "ytick.color": _STAND_INS["soft"],
-    "xtick.major.size": 0.0,
-    "ytick.major.size": 0.0,
-    "grid.color": _STAND_INS["line"],
-    "lines.linewidth": 2.0,
-    "lines.markersize": 5.0,
-}
-
-
-def check_extra() -> None:
-    """Check that there is something to draw with; raises PersonaError."""
-    try:
-        import matplotlib.figure
-    except ImportError as error:
-        raise PersonaError("the report needs matplotlib", "pip install 'mlx-persona[report]'") from error
-    del matplotlib
+_LONGEST, _LONGEST_WIDE, _LETTER = 18, 34, 7
 
 
 @dataclass(frozen=True)
-class Line:
-    """A series of a chart.
+class Chart(ABC):
+    """What is drawn, and what is said about it.
 
     Attributes:
-        label: its name in the legend.
-        colour: a colour of the page: ``bar``, ``d0``, ...
-        points: ``(x, y)`` in the order of x.
-        kind: ``line``, ``faint`` (behind the others), ``dots`` (a line with a dot at each point) or ``dashes``.
-    """
-
-    label: str
-    colour: str
-    points: Sequence[tuple[float, float]]
-    kind: str = "line"
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A row of a bar chart; ``interval`` is drawn as a whisker, ``shown`` is written beside the bar."""
-
-    label: str
-    colour: str
-    value: float
-    shown: str
-    interval: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A drawn chart: ``svg`` for a phone or a column and, of a main chart, ``wide`` for a whole page."""
-
-    title: str
-    alt: str
-    svg: str
-    wide: str = ""
-    legend: Sequence[Line] = field(default=())
-    note: str = ""
-
-
-def line_chart(name: str, title: str, alt: str, lines: Sequence[Line], *, main: bool = False, note: str = "") -> Chart:
-    """Lines over updates.
-
-    Args:
-        name: unlike that of every other chart of the page.
+        name: unlike that of every other chart of the page; a file of it is called so.
         title: stands above it.
         alt: what is to be seen, for those who do not see it.
-        lines: what to draw, the first at the back; a legend names them where there are several.
-        main: draw it for a whole page too.
-        note: stands below it.
     """
-    drawn = [line for line in lines if line.points]
 
-    def draw(size: tuple[int, int], suffix: str) -> str:
-        with _axes(f"{name}{suffix}", alt, size) as (axes, out):
-            for line in drawn:
-                _draw_line(axes, line)
-            axes.grid(True, axis="y", linewidth=0.8)
-            axes.margins(x=0.02)
-            axes.set_xlabel("update")
-            _few_ticks(axes)
-        return out[0]
+    name: str
+    title: str
+    alt: str
 
-    narrow = draw(NARROW, "")
-    wide = draw(WIDE, "-wide") if main else ""
-    return Chart(title, alt, narrow, wide, drawn if len(drawn) > 1 else (), note)
+    @property
+    @abstractmethod
+    def note(self) -> str:
+        """What stands below it."""
+
+    @property
+    @abstractmethod
+    def main(self) -> bool:
+        """Whether a page shows it over its whole width."""
+
+    @property
+    def marks(self) -> Sequence[Line | Band | Level]:
+        """All that has a name besides the title."""
+        return ()
+
+    @property
+    def legend(self) -> Sequence[Line | Band | Level]:
+        """What a page names below it: bands below main charts only, and nothing where a single line is all."""
+        named = [mark for mark in self.marks if self.main or not isinstance(mark, Band)]
+        return named if len(named) > 1 else ()
+
+    @abstractmethod
+    def size(self, wide: bool) -> Size:
+        """Width and height, in pixels."""
+
+    @abstractmethod
+    def margins(self, wide: bool) -> Margins:
+        """Pixels around the axes: left, right, bottom, top."""
+
+    @abstractmethod
+    def draw(self, axes: Axes, colours: Colours, wide: bool) -> None:
+        """Draw it on axes of this size, with these margins."""
+
+    @cached_property
+    def svg(self) -> str:
+        """For a phone or a column of a page; raises PersonaError where matplotlib is not installed."""
+        return self._page_svg(wide=False)
+
+    @cached_property
+    def wide(self) -> str:
+        """Of a main chart, for a whole page; raises PersonaError where matplotlib is not installed."""
+        return self._page_svg(wide=True) if self.main else ""
+
+    def _page_svg(self, wide: bool) -> str:
+        size = self.size(wide)
+        with canvas.figure(size, canvas.STAND_INS, self.name + ("-wide" if wide else "")) as figure:
+            self.draw(canvas.add_axes(figure, size, self.margins(wide)), canvas.STAND_INS, wide)
+            return canvas.page_svg(figure, self.alt)
 
 
-def bar_chart(
-    name: str, title: str, alt: str, bars: Sequence[Bar], *, floor: float | None = None, note: str = ""
-) -> Chart:
+@dataclass(frozen=True)
+class LineChart(Chart):
+    """Lines over updates.
+
+    Attributes:
+        lines: what to draw, the first at the back; a legend names them where there are several.
+        bands: stretches of the updates, one after the other.
+        levels: thresholds.
+        linear: where given, values beyond it to either side of 0 are drawn on a logarithmic scale.
+    """
+
+    lines: Sequence[Line]
+    bands: Sequence[Band] = ()
+    levels: Sequence[Level] = ()
+    linear: float | None = None
+    main: bool = False
+    note: str = ""
+
+    @property
+    def drawn(self) -> Sequence[Line]:
+        """The lines that have any points."""
+        return [line for line in self.lines if line.points]
+
+    @property
+    def marks(self) -> Sequence[Line | Band | Level]:
+        """Lines, thresholds and bands."""
+        return [*self.drawn, *self.levels, *self.bands]
+
+    def size(self, wide: bool) -> Size:
+        """Width and height, in pixels."""
+        width, height = WIDE if wide else NARROW
+        return width, height + (TAB if self.bands else 0)
+
+    def margins(self, wide: bool) -> Margins:
+        """Pixels around the axes."""
+        left, right, bottom, top = _MARGINS
+        return left, right, bottom, top + (TAB if self.bands else 0)
+
+    def draw(self, axes: Axes, colours: Colours, wide: bool) -> None:
+        """Draw it."""
+        for line in self.drawn:
+            draw_line(axes, line, colours)
+        axes.grid(True, axis="y", linewidth=0.8)
+        axes.margins(x=0.02)
+        axes.set_xlabel("update")
+        few_ticks(axes)
+        if self.linear is not None:
+            levels = [end for level in self.levels for end in (level.low, level.high) if end is not None]
+            bend(axes, self.linear, [*levels, *(y for line in self.drawn for _, y in line.points)])
+        for i, level in enumerate(self.levels):
+            draw_level(axes, i, level, colours)
+        if self.bands:
+            (width, height), (left, right, bottom, top) = self.size(wide), self.margins(wide)
+            draw_bands(axes, self.bands, colours, (width - left - right, height - bottom - top))
+
+
+@dataclass(frozen=True)
+class BarChart(Chart):
     """Bars from the left, the first on top.
 
-    Args:
-        name, title, alt, note: as for :func:`line_chart`.
+    Attributes:
         bars: a row each.
         floor: where a dashed line stands.
+        dots: dots instead of bars, on a scale that need not begin at 0.
     """
-    names = [_short(printable(bar.label)) for bar in bars]
-    margins = (12 + _LETTER * max(map(len, names)), 8, 30, 6)
-    with _axes(name, alt, (NARROW[0], 36 + ROW_HEIGHT * len(bars)), margins) as (axes, out):
-        furthest = max([0.0, *(max(bar.value, *(bar.interval or (0.0,))) for bar in bars)])
-        for row, bar in enumerate(bars):
-            colour = _STAND_INS[bar.colour]
-            axes.barh(row, bar.value, height=0.6, color=colour, gid=f"series-{row}")
-            end = bar.value
+
+    bars: Sequence[Bar]
+    floor: float | None = None
+    dots: bool = False
+    main: bool = False
+    note: str = ""
+
+    def size(self, wide: bool) -> Size:
+        """Width and height, in pixels."""
+        return (WIDE if wide else NARROW)[0], 36 + ROW_HEIGHT * len(self.bars)
+
+    def margins(self, wide: bool) -> Margins:
+        """Pixels around the axes."""
+        right = 14 + _LETTER * max(len(bar.shown) for bar in self.bars) if self.dots else 8
+        return 12 + _LETTER * max(map(len, self._names(wide))), right, 30, 6
+
+    def _names(self, wide: bool) -> list[str]:
+        return [_short(printable(bar.label), _LONGEST_WIDE if wide else _LONGEST) for bar in self.bars]
+
+    def draw(self, axes: Axes, colours: Colours, wide: bool) -> None:
+        """Draw it."""
+        reach = [(bar.value, *(bar.interval or ()), *bar.points) for bar in self.bars]
+        always = [0.0] if not self.dots else [self.floor] if self.floor is not None else []
+        furthest = max([*map(max, reach), *always])
+        least = min([*map(min, reach), *always]) if self.dots else 0.0
+        span = (furthest - least) or abs(furthest) or 1.0
+        for row, bar in enumerate(self.bars):
+            if self.dots:
+                axes.plot(bar.value, row, "o", markersize=8, color=colours[bar.colour], gid=f"series-{row}")
+            else:
+                axes.barh(row, bar.value, height=0.6, color=colours[bar.colour], gid=f"series-{row}")
+            if len(bar.points) > 1:
+                look: dict[str, Any] = {"markersize": 4, "color": colours["ink"], "alpha": 0.6}
+                axes.plot(bar.points, [row] * len(bar.points), "o", gid=f"points-{row}", **look)
             if bar.interval is not None:
-                axes.plot(bar.interval, (row, row), color=_STAND_INS["ink"], linewidth=1.2, gid=f"interval-{row}")
-                end = max(end, bar.interval[1])
-            axes.text(end + 0.02 * furthest, row, bar.shown, va="center", clip_on=False)
-        if floor is not None:
-            axes.axvline(floor, color=_STAND_INS["soft"], linewidth=1.2, linestyle=(0, (4, 3)), gid="floor")
-        axes.set_yticks(range(len(bars)), names)
-        axes.tick_params(axis="y", labelcolor=_STAND_INS["ink"])
-        axes.set_ylim(len(bars) - 0.5, -0.5)
-        axes.set_xlim(0.0, 1.25 * furthest or 1.0)
+                axes.plot(bar.interval, (row, row), color=colours["ink"], linewidth=1.2, gid=f"interval-{row}")
+            if self.dots:  # in a column of their own, where no dot or line can be
+                axes.text(1.02, row, bar.shown, va="center", transform=axes.get_yaxis_transform())
+            else:
+                axes.text(max(reach[row]) + 0.02 * span, row, bar.shown, va="center")
+        if self.floor is not None:
+            axes.axvline(self.floor, color=colours["soft"], linewidth=1.2, linestyle=(0, (4, 3)), gid="floor")
+        axes.set_yticks(range(len(self.bars)), self._names(wide))
+        axes.tick_params(axis="y", labelcolor=colours["ink"])
+        axes.set_ylim(len(self.bars) - 0.5, -0.5)
+        axes.set_xlim(*(least - 0.06 * span, furthest + 0.06 * span) if self.dots else (0.0, furthest + 0.25 * span))
         axes.grid(True, axis="x", linewidth=0.8)
         axes.locator_params(axis="x", nbins=4)
-    return Chart(title, alt, out[0], note=note)
+
+
+def points_of(series: Sequence[tuple[float, Figure]]) -> list[tuple[float, float]]:
+    """A series of figures as points."""
+    return [(update, figure.value) for update, figure in series]
+
+
+def path_in_words(points: Sequence[tuple[float, float]]) -> str:
+    """The ends of a series that is not empty."""
+    if len(points) == 1:
+        return f"{points[0][1]:.4g} at update {points[0][0]:,}"
+    (first, start), (last, end) = points[0], points[-1]
+    return f"{start:.4g} at update {first:,}, {end:.4g} at update {last:,}"
 
 
 def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -179,109 +232,6 @@ def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     return out
 
 
-def thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Every so many-th point and the last, so that there are at most about ``MOST_POINTS``."""
-    step = -(-len(points) // MOST_POINTS)
-    return [*points[: -1 : max(1, step)], *points[-1:]]
-
-
-def _short(name: str) -> str:
+def _short(name: str, longest: int) -> str:
     """The name of a bar, cut to what there is room for."""
-    return name if len(name) <= _LONGEST else name[: _LONGEST - 1] + "…"
-
-
-def _draw_line(axes: Axes, line: Line) -> None:
-    points = thinned(line.points)
-    looks: dict[str, dict[str, Any]] = {
-        "line": {},
-        "faint": {"linewidth": 1.0, "alpha": 0.4},
-        "dots": {"marker": "o"},
-        "dashes": {"linestyle": (0, (5, 3))},
-    }
-    look = looks[line.kind]
-    if len(points) == 1:
-        look = {**look, "marker": "o"}  # a line of one point is not to be seen
-    x, y = zip(*points, strict=True)
-    axes.plot(x, y, color=_STAND_INS[line.colour], clip_on=False, gid=f"series-{printable(line.label)}", **look)
-
-
-def _few_ticks(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
-
-
-@contextmanager
-def _axes(
-    name: str, alt: str, size: tuple[int, int], margins: tuple[int, int, int, int] = _MARGINS
-) -> Iterator[tuple[Axes, list[str]]]:
-    """Axes to draw on; the finished SVG is put into the list at the end.
-
-    Margins are given, since measuring what stands in them takes matplotlib longer than all the drawing.
-
-    Raises:
-        PersonaError: matplotlib is not installed.
-    """
-    check_extra()
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    out: list[str] = []
-    # Ids are hashes of what they name, so each chart salts them with its own name.
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
-        # Fonts only matter for measuring text here; a sign that matplotlib's lacks, the browser's has.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        (width, height), (left, right, bottom, top) = size, margins
-        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
-        box = (left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height)
-        axes = figure.add_axes(box)
-        yield axes, out
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True)
-    out.append(_for_page(text.getvalue(), alt))
-
-
-def _for_page(svg: str, alt: str) -> str:
-    """matplotlib's SVG as an element of a page."""
-    root = ElementTree.fromstring(svg)
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag in (f"{_SVG}metadata", f"{_SVG}style"):
-                parent.remove(child)
-    referred = set()
-    for element in root.iter():
-        if (target := element.attrib.pop(f"{_XLINK}href", None)) is not None:
-            element.set("href", target)
-        referred |= set(re.findall(r"#(\w+)", element.get("href", "") + element.get("clip-path", "")))
-    for element in root.iter():
-        _plain(element, referred)
-    for key in ("width", "height", "version"):
-        root.attrib.pop(key, None)
-    root.attrib.update({"role": "img", "aria-label": printable(alt)})
-    ElementTree.register_namespace("", _SVG[1:-1])
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _plain(element: ElementTree.Element, referred: set[str]) -> None:
-    """Keep what is seen: no id that nothing refers to, the page's colours, the page's font."""
-    name = element.attrib.pop("id", "")
-    if name in referred:
-        element.set("id", name)
-    elif name.startswith(("series-", "interval-", "floor")):
-        element.set("data-series", name.removeprefix("series-"))
-    if element.get("transform", "").startswith("rotate(-0 "):
-        del element.attrib["transform"]
-    # Attributes say the same, and a policy that allows no inline style lets them be.
-    for declaration in element.attrib.pop("style", "").split(";"):
-        key, _, value = declaration.partition(":")
-        if value and key.strip() != "font-family":
-            for colour, stand_in in _STAND_INS.items():
-                value = value.replace(stand_in, f"var(--{colour})")
-            element.set(key.strip(), value.strip())
-    if element.text is not None and not element.text.strip():
-        element.text = None
-    if element.tail is not None and not element.tail.strip():
-        element.tail = None
-    if path := element.get("d"):
-        element.set("d", " ".join(path.split()))
+    return name if len(name) <= longest else name[: longest - 1] + "…"

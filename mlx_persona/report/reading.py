@@ -15,7 +15,7 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.report.figures import Document, Figure, is_number, read_document, total
 from mlx_persona.runs import ADAPTER_FILES, adapter_hash, file_hash, find_adapter, is_held
 
-STAGES = {"sft": "sft", "dpo": "dpo", "fused": "fuse", "eval": "eval"}
+STAGES = {"sft": "sft", "dpo": "dpo", "fused": "fuse", "eval": "eval", "sweep": "sweep"}
 # Ancestors and descendants that are followed; a chain is three long.
 _DEEPEST = 8
 

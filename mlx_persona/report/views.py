@@ -9,9 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlx_persona.config import DpoConfig, EvalConfig, FuseConfig, SftConfig
-from mlx_persona.report.card import Card, Row, Said, Table, card_of, part_tables, table_rows, wording_rows
+from mlx_persona.report.arms import Arms, arm_charts, arms_of, read_table
+from mlx_persona.report.card import Card, Cell, Row, Said, Table, card_of, part_tables, table_rows, wording_rows
 from mlx_persona.report.charts import OTHERS, PERSON, card_charts, comparison_charts, training_charts
 from mlx_persona.report.figures import Document, Figure, total
+from mlx_persona.report.phase_plots import delta_comparison, phase_charts
+from mlx_persona.report.phases import CALMING, Phases
 from mlx_persona.report.plots import Chart
 from mlx_persona.report.reading import Record, find_data, find_eval, lineage
 
@@ -56,6 +59,10 @@ class RunView:
     no_pairs: str
     card: Card | None
     charts: Sequence[Chart]
+    phases: Phases
+    phase_charts: Sequence[Chart]
+    arms: Arms | None
+    arm_charts: Sequence[Chart]
     card_charts: Sequence[Chart]
     options: Sequence[Option]
 
@@ -67,6 +74,7 @@ class Comparison:
     Attributes:
         runs: each under the name that tells it from the others.
         rows: figures of all runs.
+        phases: when each changed its phase, where any tells.
         options: ``(name, values)`` of the options in which they differ.
         card_names: the columns of the report card.
         card_rows: its rows.
@@ -78,6 +86,7 @@ class Comparison:
 
     runs: Sequence[tuple[str, Record]]
     rows: Sequence[Row]
+    phases: Sequence[Row]
     options: Sequence[tuple[str, Sequence[str | Figure]]]
     card_names: Sequence[str]
     card_rows: Sequence[Row]
@@ -102,6 +111,7 @@ def view(run: Record, judged_by: Record | None = None) -> RunView:
     pairs, no_pairs = find_data(preferred, "pairs") if preferred else (None, "")
     scored = run if run.stage == "eval" and run.scores.value else judged_by or find_eval(run)
     card = card_of(scored, run.key) if scored else None
+    phases, table = Phases(run), read_table(run.path)
     return RunView(
         run=run,
         chain=chain,
@@ -112,7 +122,11 @@ def view(run: Record, judged_by: Record | None = None) -> RunView:
         pairs=pairs,
         no_pairs=no_pairs,
         card=card,
-        charts=training_charts(run),
+        charts=training_charts(run, phases),
+        phases=phases,
+        phase_charts=phase_charts(run, phases),
+        arms=arms_of(table) if table else None,
+        arm_charts=arm_charts(table) if table else (),
         card_charts=card_charts(card.figures) if card else (),
         options=options(run),
     )
@@ -167,15 +181,32 @@ def compare(runs: Sequence[Record], judged_by: Record | None = None) -> Comparis
     return Comparison(
         runs=named,
         rows=[row for row in rows if any(row.cells)],
+        phases=_phase_rows(runs),
         options=_differences(runs),
         card_names=[name for name, _, _ in columns],
         card_rows=table_rows(figures),
         wording=wording_rows(figures),
         parts=part_tables(columns),
         said=_common_replies(columns),
-        charts=[*comparison_charts(named), *card_charts(_person_and(columns))],
+        charts=[*comparison_charts(named), *delta_comparison(named), *card_charts(_person_and(columns))],
         notes=[*_warnings(named, columns), *(f"{name}: {note}" for name, run in named for note in run.notes)],
     )
+
+
+def _phase_rows(runs: Sequence[Record]) -> list[Row]:
+    """What tells runs apart in their phases; empty where none tells of any."""
+    found = [Phases(run) for run in runs]
+    rows: list[tuple[str, str, str, list[Cell]]] = [
+        ("onset", "update at which susceptibility began", "count", [one.began("S1") for one in found]),
+        ("commitment", "update at which it had settled", "count", [one.began("S2") for one in found]),
+        ("post-commitment", "update at which it began", "count", [one.began("S3") for one in found]),
+        ("chosen", "update whose checkpoint was kept", "count", [one.chosen for one in found]),
+        ("noise", "of the held-out loss, in nats", "plain", [one.noise for one in found]),
+    ]
+    for key, meaning in CALMING:
+        name = f"calming, {key.replace('_', ' ')}"
+        rows.append((name, meaning, "plain", [run.info.number("phase", "calming", key) for run in runs]))
+    return [Row(*row) for row in rows if any(row[3])]
 
 
 _Column = tuple[str, Card, str]

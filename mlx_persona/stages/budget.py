@@ -72,7 +72,7 @@ def batches_load(batches: Sequence[Batch]) -> Load:
 
 def run_bytes(shape: Shapes, setup: Setup, keep_last: int) -> int:
     """What a run directory takes: adapters of its checkpoints, and the optimizer's state of the newest two."""
-    adapter = trainable(shape, setup.rank, setup.dora, setup.num_layers) * FULL
+    adapter = trainable(shape, setup.rank, setup.dora, setup.num_layers, setup.keys) * FULL
     return round(adapter * (keep_last + _MORE_ADAPTERS + 2 * setup.states))
 
 
@@ -90,7 +90,13 @@ def run_work(
     """
     passes = loop.updates * config.grad_accumulation / per_epoch
     evaluations = 1 + -(-loop.updates // loop.eval_every)
-    return Work(read[0] * passes, read[1] * passes, float(read[2] * evaluations), length)
+    work = Work(read[0] * passes, read[1] * passes, float(read[2] * evaluations), length)
+    return work.anchored() if anchored(config) else work
+
+
+def anchored(config: SftConfig | DpoConfig) -> bool:
+    """Whether the loss holds the model to its base by a KL term."""
+    return isinstance(config, SftConfig) and config.kl > 0
 
 
 def prepare(
@@ -136,7 +142,9 @@ def prepare(
         device=backend.device_name(),
         held=held_by(loaded.model),
         below=below,
+        keys=spec.keys,
         pairs=isinstance(config, DpoConfig),
+        anchored=anchored(config),
     )
     needs = with_checkpoints(Needs(shape, setup, *loads, backend.usable_bytes()), config.grad_checkpoint)
     _checkpoint(loaded, needs.setup.checkpointed, config)

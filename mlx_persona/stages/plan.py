@@ -18,6 +18,7 @@ from mlx_persona.errors import PersonaError
 from mlx_persona.model_names import hub_file
 from mlx_persona.models.hub import download_bytes
 from mlx_persona.models.load import load_tokenizer, resolve_model
+from mlx_persona.models.lora_experts import no_dora
 from mlx_persona.models.merge import SHARD_BYTES
 from mlx_persona.planner.coefficients import coefficients
 from mlx_persona.planner.cost import Work, seconds
@@ -96,7 +97,8 @@ def plan(config: PlanConfig) -> PlanResult:
     """What a stage will take, from the model's config alone.
 
     Raises:
-        PersonaError: no such model, an architecture that cannot be planned, or options that do not fit it.
+        PersonaError: no such model, an architecture that cannot be planned, or options that do not fit it (DoRA on a
+            mixture of experts).
     """
     folder = _config_folder(config.model)
     shape = shapes(read_config(folder))
@@ -105,6 +107,8 @@ def plan(config: PlanConfig) -> PlanResult:
     budget = backend.usable_bytes(total if config.memory else None, device)
     if not shape.expected:
         ui.warn(f"the memory model was not fitted to blocks like those of {shape.kind}: take the peak as a rough guide")
+    if config.stage != "pairs" and config.dora and any(layer.experts > 1 for _, layer in shape.adapted(-1)):
+        raise no_dora()
     base = Setup(0, False, device=device, held=holding(shape, device, total))
     result = {"sft": _training, "dpo": _training, "pairs": _pairs, "fuse": _fuse}[config.stage](
         config, folder, shape, base, budget
@@ -135,6 +139,7 @@ def _training(config: PlanConfig, folder: Path, shape: Shapes, base: Setup, budg
         accumulation=config.grad_accumulation,
         states=states_of(config.optimizer, config.rank),
         pairs=pairs,
+        anchored=not pairs and config.kl > 0,
     )
     length = padded(min(config.max_seq_length, data.longest) - 1)
     rows = config.batch_size * sides
@@ -152,6 +157,7 @@ def _training(config: PlanConfig, folder: Path, shape: Shapes, base: Setup, budg
     evaluated = 0.1 * 3 * tokens  # evaluations may take a tenth of a run, and a forward pass a third of a step
     reference = data.tokens * sides if pairs else 0
     work = Work(tokens, data.targets * sides * passes, evaluated + reference, data.tokens // data.rows)
+    work = work.anchored() if setup.anchored else work
     scale = (2.0 * config.rank if config.alpha is None else config.alpha) / config.rank
     return PlanResult(
         stage=config.stage,

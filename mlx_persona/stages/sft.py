@@ -235,7 +235,8 @@ def _sft(config: SftConfig, group: Group) -> TrainResult:
     mx.reset_peak_memory()
     with guarded(run):
         watch = watch_of(config, loop_config, objectives.each_row(rows))
-        loop = Loop(loaded.model, objectives.sft(rows), source, loop_config, run, spec, {}, group=group, watch=watch)
+        objective = objectives.sft(rows, config.kl)
+        loop = Loop(loaded.model, objective, source, loop_config, run, spec, {}, group=group, watch=watch)
         if config.resume:
             loop.resume()
         with train_progress("sft", loop_config.updates, loop.state.update, planned) as hook:
@@ -252,4 +253,6 @@ def _finished(config: SftConfig, run: Run, result: LoopResult, system: str, watc
         mx.clear_cache()
         result = select_by_style(run, result, config, system)
         prune(run.path, result.state.wanted, config.keep_last)
-    return finish(run, result, choose_adapter(run, result), {}, watch)
+    evals = [e for e in run.events() if e["event"] == "eval" and e["update"] <= result.state.best_update]
+    extra = {"kl": evals[-1]["kl"]} if config.kl else {}
+    return finish(run, result, choose_adapter(run, result), extra, watch)

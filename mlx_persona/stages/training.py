@@ -33,6 +33,7 @@ from mlx_persona.runs import (
     recorded_config,
 )
 from mlx_persona.settings import build, plain
+from mlx_persona.stages.budget import anchored
 from mlx_persona.stages.phases import PhaseNote, by_phase, record
 from mlx_persona.training.checkpoint import checkpoint_path
 from mlx_persona.training.distributed import Group
@@ -106,9 +107,10 @@ def plan(
         micro_batch: what a micro-batch is, in words; default: ``batch_size`` rows.
     """
     accumulate, updates = config.grad_accumulation, updates_of(config, per_epoch, train_tokens)
-    # A forward pass costs about a third of a training pass.
+    # A forward pass costs about a third of a training pass; with an anchor either has one of the base besides.
+    share = 1 / 2 if anchored(config) else 1 / 3
     tokens = train_tokens * updates * accumulate / per_epoch
-    affordable = max(1, int(EVAL_SHARE * tokens / max(1.0, eval_tokens / 3)))
+    affordable = max(1, int(EVAL_SHARE * tokens / max(1.0, eval_tokens * share)))
     every = config.eval_every or max(math.ceil(updates / EVALUATIONS), math.ceil(updates / affordable))
     # Any checkpoint may be chosen in the end.
     every_one = isinstance(config, SftConfig) and config.select == "style"
@@ -247,14 +249,15 @@ def train_progress(title: str, updates: int, done: int, planned: float | None = 
                 first.append(values["seconds"])
                 if planned is not None and len(first) == _JUDGED_FROM:
                     _correct(planned, (first[-1] - first[0]) / (len(first) - 1) * updates)
-                note = f"loss {values['loss']:.3f}{last['eval']}  {values['peak_bytes'] / 1e9:.1f} GB"
+                anchor = f"  kl {values['kl']:.3f}" if "kl" in values else ""
+                note = f"loss {values['loss']:.3f}{anchor}{last['eval']}  {values['peak_bytes'] / 1e9:.1f} GB"
                 note += phase.at(values["update"])
                 bar.advance(1, f"{note}  {speed:.0f} tokens/s" if speed else note)
             elif event == "phase":
                 phase.event(values)
             elif event == "eval":
                 last["eval"] = f"  eval {values['loss']:.3f}"
-                more = "".join(f", {k} {v:.3f}" for k, v in values.items() if k in ("accuracy", "margin"))
+                more = "".join(f", {k} {v:.3f}" for k, v in values.items() if k in ("accuracy", "margin", "kl"))
                 ui.info(f"update {values['update']}: evaluation loss {values['loss']:.4f}{more}")
             elif event == "early_stop":
                 ui.info(f"stopped early: {values['reason']}")

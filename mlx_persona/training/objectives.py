@@ -1,7 +1,8 @@
 """What is minimised: ``objective(model, batch, knobs) -> (loss_sum, weight, metrics)``.
 
 Losses are sums and come with their weight, so that N micro-batches add up to one big batch.
-Metrics are arrays [sum, weight]; the loop adds them up and divides once.
+Metrics are arrays [sum, weight]; the loop adds them up and divides once. A metric named ``loss`` is logged, judged
+and compared in the place of what is minimised; its weight must be the loss's.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_persona.models.heads import RowLogits
+from mlx_persona.models.heads import Cache, RowLogits
 from mlx_persona.models.masks import with_blocks
 from mlx_persona.models.shared_prefix import prefix_cache
 
@@ -23,21 +24,40 @@ Objective = Callable[[nn.Module, Batch, Knobs], tuple[mx.array, mx.array, Metric
 Each = Callable[[nn.Module, Batch, Knobs], tuple[mx.array, mx.array]]
 
 
+def _cache(model: nn.Module, batch: Batch) -> Cache | None:
+    """What tells the rows of a batch apart where they share a sequence."""
+    return with_blocks(model, batch["blocks"]) if "blocks" in batch else prefix_cache(model, batch)
+
+
 def token_log_probs(rows: RowLogits, model: nn.Module, batch: Batch) -> mx.array:
     """log p(target) in fp32 at each gathered position: (P,). ``blocks`` (B, T) tell packed rows apart."""
-    cache = with_blocks(model, batch["blocks"]) if "blocks" in batch else prefix_cache(model, batch)
-    return rows.log_probs(model, batch["tokens"], batch["positions"], batch["targets"], cache)
+    return rows.log_probs(model, batch["tokens"], batch["positions"], batch["targets"], _cache(model, batch))
 
 
-def sft(rows: RowLogits) -> Objective:
-    """Cross-entropy over the supervised tokens, in nats; weight = their number."""
+def sft(rows: RowLogits, kl: float = 0.0) -> Objective:
+    """Cross-entropy over the supervised tokens, in nats; weight = their number.
+
+    With ``kl`` = λ > 0 a KL anchor is added: CE + λ·KL(π_θ ‖ π_base) on the same tokens, where the base is the model
+    without its adapters. What is minimised is then the sum, while the metric ``loss`` stays the cross-entropy, so
+    that runs of any λ, their patience and their checkpoints compare; ``kl`` is the divergence, in nats per token.
+    """
+
+    def anchored(model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[mx.array, mx.array, Metrics]:
+        weights, inputs = batch["weights"], (batch["tokens"], batch["positions"], batch["targets"])
+        log_probs, divergences = rows.against_base(model, *inputs, _cache(model, batch))
+        loss, divergence, weight = -(log_probs * weights).sum(), (divergences * weights).sum(), weights.sum()
+        return (
+            loss + kl * divergence,
+            weight,
+            {"loss": mx.stack([loss, weight]), "kl": mx.stack([divergence, weight])},
+        )
 
     def objective(model: nn.Module, batch: Batch, knobs: Knobs) -> tuple[mx.array, mx.array, Metrics]:
         weights = batch["weights"]
         loss = -(token_log_probs(rows, model, batch) * weights).sum()
         return loss, weights.sum(), {}
 
-    return objective
+    return anchored if kl else objective
 
 
 def each_row(rows: RowLogits) -> Each:

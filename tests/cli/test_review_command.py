@@ -209,7 +209,7 @@ class Sitting:
         """Type keys once a text was shown; gives everything that was shown up to then."""
         shown = b""
         while after.encode() not in shown:
-            assert select.select([self._end], [], [], 30)[0], f"nothing after {shown!r}"
+            assert select.select([self._end], [], [], 60)[0], f"nothing after {shown!r}"
             shown += os.read(self._end, 4096)
         # A switch to raw mode throws away what was typed before it.
         time.sleep(0.2)
@@ -241,7 +241,7 @@ def test_a_real_terminal_and_a_real_editor(place: Path) -> None:
         assert "\x1b[1;32m>" in first + one.press("2 of 3, 1 dropped", "e")
         one.press("3 of 3, 1 dropped", "\x1b[B")
         one.press("? shows the keys", "kq")
-        assert one.process.wait(20) == 0
+        assert one.process.wait(60) == 0
     made = read_decisions(place / "data/review.jsonl")
     assert [d.action for d in made.values()] == ["drop", "edit", "keep"]
     assert [d.text for d in made.values()] == [None, "by hand", None]
@@ -253,7 +253,7 @@ def test_an_editor_that_fails_is_told_and_lines_are_typed(place: Path) -> None:
         shown = one.press("an empty line ends it", "typed\n\n")
         assert "no-such-editor-here: Editing failed" in shown
         one.press("2 of 3, 0 dropped", "q")
-        assert one.process.wait(20) == 0
+        assert one.process.wait(60) == 0
     assert [d.text for d in read_decisions(place / "data/review.jsonl").values()] == ["typed"]
 
 
@@ -265,5 +265,5 @@ def test_ctrl_c_at_a_real_terminal(place: Path, how: str) -> None:
         one.press("2 of 3, 0 dropped", "\x03" if how == "key" else "")
         if how == "signal":
             one.process.send_signal(signal.SIGINT)
-        assert one.process.wait(20) == 130
+        assert one.process.wait(60) == 130
     assert [d.action for d in read_decisions(place / "data/review.jsonl").values()] == ["keep"]

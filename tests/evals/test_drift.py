@@ -75,7 +75,7 @@ def test_bypassing_is_the_base_model_and_ends_even_after_an_error(loaded: Loaded
     tokens = mx.array([[1, 2, 3]])
     with_adapter = loaded.model(tokens)
     base = load_model(str(model)).model(tokens)
-    with pytest.raises(RuntimeError, match="stop"), drift.bypassed(loaded.model):  # noqa: PT012
+    with pytest.raises(RuntimeError, match="stop"), adapters.bypassed(loaded.model):  # noqa: PT012
         assert mx.array_equal(loaded.model(tokens), base).item()
         raise RuntimeError("stop")
     assert mx.array_equal(loaded.model(tokens), with_adapter).item()

@@ -129,7 +129,8 @@ def test_every_figure_is_what_its_definition_says(
     tiny_model_dir: Path, adapter: Path, train: Path, asked: list[dict[str, Any]]
 ) -> None:
     name = str(tiny_model_dir)
-    made, notes = report_card(config(train), [Candidate("base", name), Candidate("sft", name, adapter)], "be kind")
+    who = [Candidate("base", name), Candidate("sft", name, adapter)]
+    made, notes = report_card(config(train, max_seq_length=192), who, "be kind")
     real = [REAL[(start + i) % len(REAL)] for start in range(6) for i in (0, 1, 3, 4)]
     others = [f"question {start + i}, friend?" for start in range(6) for i in range(5)]
     others = [others[i] for i in evenly(30, 12)]
@@ -166,7 +167,7 @@ def test_every_figure_is_what_its_definition_says(
     assert notes == []
     loaded = load.load_model(name)
     renderer = Renderer(loaded.tokenizer, system="be kind")
-    drawn = [renderer.render(conversation(5, start).messages, 128) for start in range(6)]
+    drawn = [renderer.render(conversation(5, start).messages, 192) for start in range(6)]
     rows = [make_row(d.ids, d.mask) for d in drawn if d is not None]
     assert made.loss_tokens == sum(row.targets for row in rows)
     assert base.loss == pytest.approx(numpy_loss(loaded.model, rows), abs=1e-4)
@@ -331,11 +332,11 @@ def test_labels_must_tell_the_columns_apart(labels: list[str], data: Path) -> No
 
 def test_prompts_are_cut_to_the_length_of_a_row(tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]) -> None:
     lengths = []
-    for limit in (512, 24):
+    for limit in (512, 32):
         report_card(config(data, max_seq_length=limit, max_tokens=64), [Candidate("base", str(tiny_model_dir))], "")
         lengths.append([len(prompt) for prompt in asked[-1]["prompts"]])
     assert lengths[1] != lengths[0]
-    assert max(lengths[1]) <= 24 < max(lengths[0])
+    assert max(lengths[1]) <= 32 < max(lengths[0])
 
 
 def test_candidates_of_different_tokenizers_are_not_compared(
@@ -358,7 +359,7 @@ def test_a_longer_system_message_takes_no_room_from_the_conversation(
     tiny_model_dir: Path, data: Path, asked: list[dict[str, Any]]
 ) -> None:
     """The prompted base sees as much of what was said as the others, under its own message."""
-    settings = config(data, max_seq_length=24)
+    settings = config(data, max_seq_length=32)
     (part,) = make_parts(settings, Material.read(settings), Candidate("base", ""))
     name = str(tiny_model_dir)
     who = [Candidate("base", name), Candidate("prompted", name, None, "You are Ann, who says little. " * 4)]

@@ -14,4 +14,4 @@ def make_prompts(count: int, prefix: int = 3) -> list[list[int]]:
     """Prompts of 5 to 44 tokens that share their first ``prefix``."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(5, 45, size=count)
-    return [[*range(100, 100 + prefix), *rng.integers(200, 40000, size=n - prefix).tolist()] for n in lengths]
+    return [[*range(100, 100 + prefix), *rng.integers(200, 2000, size=n - prefix).tolist()] for n in lengths]

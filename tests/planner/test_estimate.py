@@ -78,6 +78,12 @@ def test_operations_are_counted_by_hand() -> None:
     assert more - expected == 100 * 2 * once
 
 
+def test_an_anchor_takes_a_forward_pass_of_everything_and_the_head_once_more() -> None:
+    small, setup, work = shapes(LLAMA), Setup(2, False), Work(100, 50, 20, 10)
+    more = training_flops(small, setup, work.anchored()) - training_flops(small, setup, work)
+    assert more == training_flops(small, setup, Work(0, 50, 120, 10))
+
+
 def test_time_is_products_over_the_rate_measured_here_and_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention hands on 64 and the MLP 96 numbers per token and block; a forward pass is a third of a step."""
     monkeypatch.setattr(cost.backend, "device_name", lambda: "cpu")

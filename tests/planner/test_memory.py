@@ -35,6 +35,19 @@ from tests.planner.test_shapes import QWEN_7B
 TOLERANCE = 0.1
 MODEL = llama(4, 384, 1024, 6, 2, 4096)
 SEVEN = shapes(QWEN_7B)
+MIXTURE = {
+    **llama(2, 384, 768, 4, 2, 4096),
+    "model_type": "qwen3_moe",
+    "head_dim": 96,
+    "num_experts": 16,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 160,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "norm_topk_prob": True,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 512,
+}
 
 
 @pytest.mark.skipif(not mlx_persona.backend.on_cpu(), reason="the CPU's model")
@@ -47,8 +60,15 @@ SEVEN = shapes(QWEN_7B)
         Case(MODEL, 1, 512, 64, 8, False, checkpointed=True),
         Case(MODEL, 2, 128, 64, 64, True, num_layers=2, accumulation=2),
         Case(MODEL, 4, 128, 128, 8, True, pairs=True, accumulation=2),
+        Case(MODEL, 4, 128, 128, 8, True, kl=0.05),
+        Case(MODEL, 4, 128, 128, 8, True, checkpointed=True, kl=0.05),
+        Case(MIXTURE, 2, 256, 128, 8, False),
+        Case({**MIXTURE, "num_hidden_layers": 4}, 2, 128, 128, 8, False, checkpointed=True),
     ],
-    ids=["dora", "dora recomputed", "lora", "lora recomputed", "two blocks, accumulated", "pairs"],
+    ids=[
+        *("dora", "dora recomputed", "lora", "lora recomputed", "two blocks", "pairs", "anchor", "anchor recomputed"),
+        *("experts", "experts recomputed"),
+    ],
 )
 def test_a_real_step_peaks_where_it_was_predicted(case: Case) -> None:
     """None of these was fitted to: other widths, vocabulary and depth."""
@@ -119,6 +139,14 @@ def test_smaller_optimizer_states_save_what_they_are() -> None:
     small = replace(setup, states=0.0)
     saved = peak(SEVEN, setup, LOAD, LOAD).update - peak(SEVEN, small, LOAD, LOAD).update
     assert saved == peak(SEVEN, setup, LOAD, LOAD).parts["optimizer"]
+
+
+def test_an_anchor_takes_the_hidden_states_and_the_gradient_of_the_targets_once_more() -> None:
+    """Not the activations of another forward pass: it is over when the model's begins."""
+    plain, anchored = (peak(SEVEN, replace(SETUP, anchored=on), LOAD, LOAD) for on in (False, True))
+    states = 4 * LOAD.targets * SEVEN.width
+    assert states <= anchored.step - plain.step <= 8 * states
+    assert anchored.evaluation > plain.evaluation
 
 
 def test_the_fewest_blocks_that_fit_are_checkpointed() -> None:

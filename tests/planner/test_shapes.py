@@ -85,8 +85,10 @@ def test_a_layer_with_a_width_of_its_own_is_counted_with_it() -> None:
     assert widths == {8}
 
 
-@pytest.mark.parametrize(("dora", "layers"), [(True, -1), (False, -1), (True, 2)])
-@pytest.mark.parametrize("config", [LLAMA, MOE], ids=["llama", "mixture of experts"])
+@pytest.mark.parametrize("layers", [-1, 2])
+@pytest.mark.parametrize(
+    ("config", "dora"), [(LLAMA, True), (LLAMA, False), (MOE, False)], ids=["dora", "lora", "mixture of experts"]
+)
 def test_an_adapter_has_as_many_parameters_as_one_that_is_attached(
     config: dict[str, Any], dora: bool, layers: int
 ) -> None:

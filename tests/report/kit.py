@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -75,8 +76,8 @@ class Report(Parsed):
 
 
 def truth(place: str, root: Path) -> float:
-    """What really stands at a figure's place, read anew from the files below ``root``; a sum is added up."""
-    return sum(_one(part, root) for part in place.split(" + "))
+    """What really stands at a figure's place, read anew from the files below ``root``, summed up or multiplied."""
+    return sum(math.prod(_one(factor, root) for factor in part.split(" * ")) for part in place.split(" + "))
 
 
 def _one(place: str, root: Path) -> float:

@@ -98,7 +98,8 @@ def test_charts_can_be_read_at_every_width_and_follow_the_scheme(
             "[...document.querySelectorAll('svg text')].map((t) => t.getBoundingClientRect().height).filter(Boolean)"
         )
         assert min(heights) > 11
-        strokes.append(page.evaluate("getComputedStyle(document.querySelector('[data-series] path')).stroke"))
+        line = page.locator("[data-series='training, smoothed'] path").first
+        strokes.append(line.evaluate("(path) => getComputedStyle(path).stroke"))
         page.close()
     assert strokes == ["rgb(47, 111, 187)", "rgb(91, 155, 230)"]
 

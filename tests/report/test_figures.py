@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlx_persona.report.drawing import MOST_POINTS, thinned
 from mlx_persona.report.figures import Document, Figure, duration, is_number, read_document, shown, total
-from mlx_persona.report.plots import MOST_POINTS, smoothed, thinned
+from mlx_persona.report.plots import smoothed
 from tests.report.kit import says
 
 

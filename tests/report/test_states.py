@@ -29,11 +29,12 @@ def change(run: str, **values: object) -> None:
 
 
 def cut(run: str) -> None:
-    """As a run is in the middle: no outcome yet, half of its events, the last one half written."""
+    """As a run is in the middle: no outcome yet, three updates, and an event that is half written."""
     change(run, status="running", eval_loss=None, base_eval_loss=None, best_update=None, seconds=None, updates=None)
     path = Path(run, "metrics.jsonl")
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:4]) + lines[4][:20])
+    end = [i for i, line in enumerate(lines) if json.loads(line)["event"] == "train"][2] + 1
+    path.write_text("".join(lines[:end]) + lines[end][:20])
 
 
 def test_a_run_that_is_going_says_so_and_shows_what_there_is(workspace: Path) -> None:

@@ -244,7 +244,7 @@ def test_a_folder_in_use_is_refused_and_an_empty_one_is_not(workspace: Path) -> 
 
 
 def test_too_little_disk_is_said_before_anything_is_scored(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: SimpleNamespace(free=2_000_000))
+    monkeypatch.setattr(stage.shutil, "disk_usage", lambda _: SimpleNamespace(free=100_000))
     monkeypatch.setattr(stage.parity, "write_reference", lambda *_: pytest.fail("scored"))
     with pytest.raises(PersonaError, match=r"fusing needs 0\.0\d GB on disk, but runs has 0\.00 GB free"):
         fuse(config())
@@ -258,7 +258,7 @@ def test_each_width_needs_its_own_room_on_disk(
     monkeypatch.setattr(stage, "_check_disk", lambda folder, size: needed.append(size))
     fuse(config())
     sizes = [merge.fused_bytes(base, made, bits) for bits in (4, 8)]
-    assert needed == [sizes[0] + 4 * 49152 * 32, *sizes]
+    assert needed == [sizes[0] + 4 * 2048 * 32, *sizes]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("No space left on device")])

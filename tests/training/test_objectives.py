@@ -160,6 +160,9 @@ def test_log_probabilities_of_rows_are_sums_over_their_own_tokens() -> None:
     expected = [numpy_log_probs(r) for r in rows]
     np.testing.assert_allclose(np.asarray(sums), [sum(e) for e in expected], rtol=1e-5, atol=1e-6)
     assert counts.tolist() == [len(e) for e in expected]
+    losses, weights = objectives.each_row(ROWS)(MODEL, to_mx(rows), {})
+    assert losses.tolist() == (-sums).tolist()
+    assert weights.tolist() == counts.tolist()
 
 
 # --- DPO ---------------------------------------------------------------------------------------
@@ -236,6 +239,9 @@ def test_the_dpo_objective_equals_numpy_on_full_logits(nll_weight: float, smooth
     loss, weight, metrics, grads = loss_and_grads(objectives.dpo(ROWS, smoothing, nll_weight), batch, beta=0.2)
     assert weight == 3
     assert loss == pytest.approx(losses.sum() + nll_weight * (nll / lengths).sum(), rel=1e-4)
+    each, ones = objectives.each_pair(ROWS, smoothing, nll_weight)(MODEL, batch, {"beta": mx.array(0.2)})
+    np.testing.assert_allclose(np.asarray(each), losses + nll_weight * nll / lengths, rtol=1e-4)
+    assert ones.tolist() == [1, 1, 1]
     matched = np.array([1, 0, 1])
     expected = {
         "accuracy": [(h > 0).sum(), 3],

@@ -69,6 +69,21 @@ def test_nothing_is_drawn_while_nothing_changes(run: Run, drawn: list[str]) -> N
     assert (last["state"], last["over"], last["left"], last["version"]) == ("finished", True, None, 3)
 
 
+def test_phases_are_shown_as_they_begin(run: Run) -> None:
+    watcher = Watcher(WatchConfig())
+    assert "<h2>Phases</h2>" not in watcher.look(0)["body"]
+    for update, phase, delta in ((0, "S0", None), (3, "S0", -0.2), (6, "S1", -0.2)):
+        if update:
+            step(run, *range(update - 2, update + 1))
+        reason = "it fell fast" if phase == "S1" else ""
+        run.log("phase", update=update, phase=phase, delta=delta, reason=reason, decided_by="signal" if reason else "")
+        body = watcher.look(0)["body"]
+        assert "<h2>Phases</h2>" in body
+        assert ("it fell fast" in body) is (phase == "S1")
+        assert ('data-series="band-S1"' in body) is (phase == "S1")
+    end(run)
+
+
 def test_drawing_takes_a_small_share_of_a_core_but_the_end_is_shown_at_once(
     run: Run, drawn: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
