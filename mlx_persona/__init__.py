@@ -42,20 +42,8 @@ _WHERE = {
         f"{name}Config": "mlx_persona.config"
         for name in (
             *("Clean", "Augment", "Plan", "Sft", "Pairs", "Dpo", "Fuse"),
-            *(
-                "Generate",
-                "Eval",
-                "Canaries",
-                "Compare",
-                "Report",
-                "Charts",
-                "Watch",
-                "Bench",
-                "Show",
-                "Demo",
-                "Doctor",
-            ),
-            *("Sweep", "Verdicts"),
+            *("Generate", "Eval", "Canaries", "Compare", "Report", "Charts", "Watch", "Sweep", "Verdicts"),
+            *("Bench", "Show", "Demo", "Doctor"),
         )
     },
 }

@@ -12,7 +12,7 @@ from mlx_persona.config import SweepConfig, VerdictsConfig
 from mlx_persona.experiments.claims import Verdict
 from mlx_persona.experiments.sweep import plan_sweep, spoken, sweep
 from mlx_persona.experiments.table import arms_tables, runs_table
-from mlx_persona.experiments.verdicts import read_verdicts
+from mlx_persona.experiments.verdicts import verdicts
 from mlx_persona.planner.estimate import spoken_time
 
 
@@ -59,7 +59,7 @@ def _dry_run(config: SweepConfig, as_json: bool) -> None:
 
 
 def _verdicts(config: VerdictsConfig, as_json: bool) -> None:
-    found = read_verdicts(config)
+    found = verdicts(config)
     if as_json:
         ui.json_out({"verdicts": [one.to_json() for one in found]})
         return

@@ -38,7 +38,10 @@ FOLDS = 5
 FLAT = 0.5
 _SLOPES = np.linspace(-FLAT, FLAT, 5)
 _TAUS = np.geomspace(0.01, 20, 60)
-_PAIRS = np.array(list(itertools.combinations(np.geomspace(0.01, 20, 24), 2)))
+_COARSE = np.geomspace(0.01, 20, 24)
+_RATIO = float(_COARSE[1] / _COARSE[0])
+_PAIRS = np.array(list(itertools.combinations(_COARSE, 2)))
+_ZOOMS = 4
 _BLOCK = 3
 # What rounding alone leaves of a perfect fit, in nats.
 _LEAST = 1e-6
@@ -99,10 +102,19 @@ def fit(name: str, x: Floats, y: Floats, at: Floats) -> Floats:
     """
     if name == PHASES:
         shapes = _phase_shapes(tuple(x), np.concatenate([x, at]))
-        return _one(shapes, y, len(x), sign=1.0)
-    shapes = np.exp(-np.concatenate([x, at]) / _TAUS[:, None])
-    single = _one(shapes, y, len(x), sign=1.0)
+        return _one(shapes, y, len(x))[0]
+    single = _exponential(x, y, at)
     return single if not name.startswith(TWO) else _two(x, y, at, single)
+
+
+def _exponential(x: Floats, y: Floats, at: Floats) -> Floats:
+    """The best ``a + b exp(-x / tau)`` with b >= 0: the grid of tau is made finer around the best, again and again."""
+    places, taus = np.concatenate([x, at]), _TAUS
+    for _ in range(_ZOOMS):
+        found, best = _one(np.exp(-places / taus[:, None]), y, len(x))
+        ratio = taus[1] / taus[0]
+        taus = np.geomspace(taus[best] / ratio, taus[best] * ratio, 9)
+    return found
 
 
 @cache
@@ -124,31 +136,36 @@ def _phase_shapes(x: tuple[float, ...], places: Floats) -> Floats:
     return -np.asarray(a * before + within + b * behind).reshape(-1, len(places))
 
 
-def _one(shapes: Floats, y: Floats, n: int, sign: float) -> Floats:
-    """The best ``level + factor * shape`` with ``factor >= 0`` on the first n places; its values at the others."""
+def _one(shapes: Floats, y: Floats, n: int) -> tuple[Floats, int]:
+    """The best ``level + factor * shape`` with ``factor >= 0`` on the first n places: its values at the others, which."""
     known = shapes[:, :n]
     centred = known - known.mean(axis=1, keepdims=True)
     factor = centred @ (y - y.mean()) / np.maximum((centred**2).sum(axis=1), 1e-30)
-    factor = np.maximum(sign * factor, 0.0)
+    factor = np.maximum(factor, 0.0)
     level = y.mean() - factor * known.mean(axis=1)
     error = ((level[:, None] + factor[:, None] * known - y) ** 2).sum(axis=1)
     best = int(error.argmin())
-    return np.asarray(level[best] + factor[best] * shapes[best, n:])
+    return np.asarray(level[best] + factor[best] * shapes[best, n:]), best
 
 
 def _two(x: Floats, y: Floats, at: Floats, single: Floats) -> Floats:
     """The best sum of two exponentials, both falling; where one of them would have to rise, a single one."""
-    first, second = (np.exp(-x / taus[:, None]) for taus in _PAIRS.T)
-    design = np.stack([np.ones_like(first), first, second], axis=2)  # (K, N, 3)
-    normal = design.transpose(0, 2, 1) @ design + 1e-10 * np.eye(3)
-    weights = np.linalg.solve(normal, (design.transpose(0, 2, 1) @ y)[..., None])[..., 0]  # (K, 3)
-    error = ((np.einsum("knp,kp->kn", design, weights) - y) ** 2).sum(axis=1)
-    error[(weights[:, 1:] < 0).any(axis=1)] = math.inf
-    best = int(error.argmin())
-    if math.isinf(error[best]):
-        return single
-    level, b, c = weights[best]
-    return np.asarray(level + b * np.exp(-at / _PAIRS[best, 0]) + c * np.exp(-at / _PAIRS[best, 1]))
+    found, pairs, ratio = single, _PAIRS, _RATIO
+    for _ in range(_ZOOMS):
+        first, second = (np.exp(-x / taus[:, None]) for taus in pairs.T)
+        design = np.stack([np.ones_like(first), first, second], axis=2)  # (K, N, 3)
+        normal = design.transpose(0, 2, 1) @ design + 1e-10 * np.eye(3)
+        weights = np.linalg.solve(normal, (design.transpose(0, 2, 1) @ y)[..., None])[..., 0]  # (K, 3)
+        error = ((np.einsum("knp,kp->kn", design, weights) - y) ** 2).sum(axis=1)
+        error[(weights[:, 1:] < 0).any(axis=1)] = math.inf
+        best = int(error.argmin())
+        if math.isinf(error[best]):
+            break
+        level, b, c = weights[best]
+        found = level + b * np.exp(-at / pairs[best, 0]) + c * np.exp(-at / pairs[best, 1])
+        near = np.geomspace(1 / ratio, ratio, 5)
+        pairs, ratio = pairs[best] * np.array(list(itertools.product(near, near))), math.sqrt(ratio)
+    return np.asarray(found)
 
 
 def advantage(errors: Mapping[str, Floats], rival: str) -> float:

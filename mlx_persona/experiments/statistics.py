@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,28 +109,24 @@ def spearman_by_group(x: Floats, y: Floats, groups: Sequence[str], seed: int = 0
     members = [np.flatnonzero([group == name for group in groups]) for name in names]
     rng = np.random.default_rng(seed)
     draws = []
-    for _ in range(N_DRAWS):
+    for _ in range(N_DRAWS // 2):
         chosen = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
         draws.append(spearman(x[chosen], y[chosen]))
     low, high = percentiles(np.asarray(draws)) if not np.all(np.isnan(draws)) else (math.nan, math.nan)
     first, second = (np.array([ranks(side)[m].mean() for m in members]) for side in (x, y))
-    return Estimate(spearman(x, y), low, high, len(members)), permutation_p(first, second, spearman, rng)
+    return Estimate(spearman(x, y), low, high, len(members)), permutation_p(first, second, rng)
 
 
-def permutation_p(
-    x: Floats, y: Floats, statistic: Callable[[Floats, Floats], float], rng: np.random.Generator
-) -> float:
-    """Two-sided p-value of a statistic when y may stand in any order: exact where there are few orders.
+def permutation_p(x: Floats, y: Floats, rng: np.random.Generator) -> float:
+    """Two-sided p-value of Spearman's correlation when y may stand in any order: exact where there are few orders.
 
     Drawn orders count the one at hand too (Phipson & Smyth, 2010), so that p is never 0.
     """
-    seen = abs(statistic(x, y))
-    if math.isnan(seen):
-        return 1.0
+    a, b = ranks(x) - (len(x) + 1) / 2, ranks(y) - (len(y) + 1) / 2
     exact = math.factorial(len(y)) <= ALL_ORDERS
     orders = itertools.permutations(range(len(y))) if exact else (rng.permutation(len(y)) for _ in range(N_DRAWS))
-    found = [abs(statistic(x, y[list(order)])) for order in orders]
-    hits = sum(one >= seen - 1e-12 for one in found)
+    found = np.abs(b[np.array(list(orders))] @ a)
+    hits = int((found >= abs(float(a @ b)) - 1e-9).sum())
     return hits / len(found) if exact else (hits + 1) / (len(found) + 1)
 
 

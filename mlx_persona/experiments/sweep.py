@@ -25,7 +25,7 @@ from mlx_persona.experiments.cells import Cell
 from mlx_persona.experiments.claims import Verdict
 from mlx_persona.experiments.measure import Measures
 from mlx_persona.experiments.slice import slice_model
-from mlx_persona.experiments.verdicts import markdown, verdicts
+from mlx_persona.experiments.verdicts import judge, markdown
 from mlx_persona.files import write_text
 from mlx_persona.models.load import identity, resolve_model
 from mlx_persona.planner.estimate import spoken_time
@@ -166,7 +166,7 @@ def sweep(config: SweepConfig, root: Path = RUNS) -> SweepResult:
     try:
         with closing(run), awake():
             table = _all(config, planned, cells, run)
-            found = verdicts([table], 0)
+            found = judge([table])
             write_text(run.path / "table.md", tables.markdown(table) + "\n" + markdown(found))
             run.update_info(status="done", finished=time.time(), failed=_failed(table))
             return SweepResult(run.path, table, found)

@@ -22,7 +22,7 @@ from mlx_persona.runs import RUNS, newest_begun
 _CLAIMS: tuple[Callable[[Sequence[Table], int], Verdict | None], ...] = (phases, rank, identity, calming, interventions)
 
 
-def verdicts(tables: Sequence[Table], seed: int = 0) -> list[Verdict]:
+def judge(tables: Sequence[Table], seed: int = 0) -> list[Verdict]:
     """What tables of sweeps (as in ``table.json``) say about each claim; one that they say nothing of is left out.
 
     Args:
@@ -37,7 +37,7 @@ def verdicts(tables: Sequence[Table], seed: int = 0) -> list[Verdict]:
     return [found for claim in _CLAIMS if (found := claim(tables, seed)) is not None]
 
 
-def read_verdicts(config: VerdictsConfig) -> list[Verdict]:
+def verdicts(config: VerdictsConfig) -> list[Verdict]:
     """The verdicts of sweeps' folders.
 
     Raises:
@@ -46,7 +46,7 @@ def read_verdicts(config: VerdictsConfig) -> list[Verdict]:
     names = config.sweeps or tuple(str(path) for path in (newest_begun(("sweep",), RUNS),) if path)
     if not names:
         raise PersonaError("no sweep in runs/", "make one with: mlx-persona sweep --preset ranks")
-    return verdicts([_read(Path(name)) for name in names], config.seed)
+    return judge([_read(Path(name)) for name in names], config.seed)
 
 
 def _read(folder: Path) -> Table:
