@@ -51,7 +51,7 @@ def test_the_tables_stand_beside_the_papers(runs: Path, capsys: pytest.CaptureFi
 def test_a_result_holds_all_profiles_and_figures_for_charts(runs: Path) -> None:
     assert main(["tables", "--out", str(runs)]) == 0
     found = json.loads((runs / "images-digits-constant-7" / "result.json").read_text(encoding="utf-8"))
-    assert list(found["profiles"]) == ["paper", "commit-regimes", "noise"]
+    assert list(found["profiles"]) == ["paper", "commit-regimes", "noise", "paper, no S3"]
     assert [event["update"] for event in found["evals"]] == [0, 12, 24]
     assert found["evals"][0]["delta"] is None
     assert found["evals"][1]["delta"] == pytest.approx(found["evals"][1]["loss"] - found["evals"][0]["loss"], abs=1e-6)
