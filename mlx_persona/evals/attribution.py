@@ -1,4 +1,4 @@
-"""Who wrote it? How often a text is attributed to the person rather than to those who write to them.
+"""Whose is it rather? How often a text is more like the person's messages than like those of who writes to them.
 
 Authorship attribution as usual: the n-grams of one to three characters of a text, weighted by TF-IDF, and logistic
 regression on them (Stamatatos, 2009, "A survey of modern authorship attribution methods"; Sanderson & Guenter, 2006,
@@ -8,6 +8,9 @@ Length must not decide. It learns from messages up to the length of the person's
 percentile), equally many of every length on both sides, so that length says nothing; and texts to be judged are cut to
 that length, so that a model gains nothing by writing much. Longer messages are not cut but left out of the training: a
 text without its end would be a sign of length. Needs scikit-learn (the extra ``eval``).
+
+It knows two sides only, so an exaggeration of the person is the person's more often than the person's own texts are.
+Whether a text could be the person's is another question (:mod:`mlx_persona.evals.lineup`).
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_persona.errors import PersonaError
 from mlx_persona.evals.intervals import wilson
@@ -32,6 +36,8 @@ FOLDS = 5
 # Messages count as equally long within a tenth.
 LENGTH_STEP = 1.1
 LONGER = 0.9
+# What its share is called.
+LEANING = "rather the person's than others'"
 HINT = "pip install 'mlx-persona[eval]'"
 
 
@@ -102,9 +108,14 @@ class Attribution:
 
     def share(self, texts: Sequence[str]) -> Share:
         """How many of some texts (at least one) are rather the person's than others'; an empty one is nobody's."""
-        short = [_cut(_plain(text), self._max_chars) for text in texts]
-        theirs = self._classifier.predict(short)
+        short = [shortened(text, self._max_chars) for text in texts]
+        theirs = self.lean(short) > 0
         return Share.of(sum(bool(one) for one, text in zip(theirs, short, strict=True) if text), len(texts))
+
+    def lean(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """To which side each of N texts leans, as it is: the log-odds of the person, (N,), above 0 for the person."""
+        odds: NDArray[np.float64] = self._classifier.decision_function(texts)
+        return odds
 
     def _short(self, side: Sequence[_Said]) -> list[_Said]:
         return [said for said in side if len(said.text) <= self._max_chars]
@@ -150,6 +161,11 @@ def _sides(conversations: Sequence[Conversation]) -> tuple[list[_Said], list[_Sa
             elif message.role == "user":
                 others.append(said)
     return person, others
+
+
+def shortened(text: str, limit: int) -> str:
+    """The beginning of a text, at most ``limit`` characters, without placeholders of personal data."""
+    return _cut(_plain(text), limit)
 
 
 def _plain(text: str) -> str:

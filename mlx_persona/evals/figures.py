@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from mlx_persona.evals import style
-from mlx_persona.evals.attribution import Attribution, Share
+from mlx_persona.evals.attribution import LEANING, Attribution, Share
+from mlx_persona.evals.lineup import Lineup
 from mlx_persona.evals.phrases import stock_phrase_rate
 from mlx_persona.evals.wording import MEASURES, Difference, Wording
 
@@ -44,7 +45,8 @@ class Figures:
         cut_share: share of the replies that reached ``max_tokens``.
         style_parts: what each feature adds to ``style_distance``; they sum to it.
         wording: measure -> difference, without those that there is too little text for.
-        attribution: how often a text is attributed to the person.
+        attribution: how well the texts pass for the person's; for the person, the ceiling.
+        leaning: how often a text is more like the person's than like those of who writes to them.
     """
 
     median_chars: float
@@ -59,6 +61,7 @@ class Figures:
     style_parts: dict[str, float] | None = None
     wording: dict[str, Difference] | None = None
     attribution: Share | None = None
+    leaning: Share | None = None
 
 
 def figures(
@@ -73,7 +76,9 @@ def figures(
         attribution: the classifier, or None where there is none.
         seed: fixes every draw.
     """
-    floor = style.split_half_floor(real, len(next(iter(said.values())).texts), seed=seed)
+    n = len(next(iter(said.values())).texts)
+    floor = style.split_half_floor(real, n, seed=seed)
+    lineup = Lineup(real, attribution, n, seed) if attribution else None
     distances = {label: style.distance(real, one.texts) for label, one in said.items()}
     base = style.above_floor(distances["base"], floor) if "base" in distances else 0.0
     columns = {
@@ -83,7 +88,8 @@ def figures(
             style_distance=floor,
             above_floor=0.0,
             wording=wording.own(),
-            attribution=attribution.share(real) if attribution else None,
+            attribution=lineup.own() if lineup else None,
+            leaning=attribution.share(real) if attribution else None,
         )
     }
     for label, one in said.items():
@@ -100,7 +106,8 @@ def figures(
             cut_share=sum(one.cut) / len(one.cut) if one.cut else None,
             style_parts=style.contributions(real, one.texts),
             wording=wording.compare(one.texts, one.cut),
-            attribution=attribution.share(one.texts) if attribution else None,
+            attribution=lineup.share(one.texts, one.cut) if lineup else None,
+            leaning=attribution.share(one.texts) if attribution else None,
         )
     return columns
 
@@ -169,4 +176,6 @@ _ROWS: tuple[tuple[str, Callable[[Figures], str]], ...] = (
     ),
     ("attributed to the person", lambda c: _number(c.attribution.share if c.attribution else None, ".0%")),
     (_INTERVAL, lambda c: _range(c.attribution.interval if c.attribution else None, ".0%")),
+    (LEANING, lambda c: _number(c.leaning.share if c.leaning else None, ".0%")),
+    (_INTERVAL, lambda c: _range(c.leaning.interval if c.leaning else None, ".0%")),
 )

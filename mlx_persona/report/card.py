@@ -30,8 +30,14 @@ KNOWN = {
     "median_chars": ("reply length", "median, in characters", "one"),
     "stock_phrases": ("stock phrases", "of assistants, in a hundred replies", "one"),
     "cut_share": ("cut off", "replies that reached the token limit", "share"),
-    "attribution / share": ("taken for the person", "replies that a classifier attributes to them", "share"),
-    "attribution / interval": ("95 % interval", "of that share", "share"),
+    "attribution / share": (
+        "attributed to the person",
+        "100 %: which replies are real is anybody's guess",
+        "share",
+    ),
+    "attribution / interval": ("95 % interval", "of what is attributed", "share"),
+    "leaning / share": ("rather the person's", "replies more like theirs than like those who write to them", "share"),
+    "leaning / interval": ("95 % interval", "of that share", "share"),
 }
 # Of each measure of wording, in this order: (name, what it means); what else there is of it lies deeper.
 _WORDING = {

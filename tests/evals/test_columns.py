@@ -14,7 +14,8 @@ def test_the_table_has_a_column_per_set_and_a_dash_where_a_figure_has_no_meaning
     others = Figures(30.0, 0.0, 0.2, 0.1, style_interval=(0.15, 0.25), ratio_to_base=1 / 3, wording={})
     parts = {"emoji": 0.1, "no capitals": 0.22, "comma": 0.08}
     found = {"letters": Difference(0.05, 0.03, 0.02, (0.025, 0.0612), 400, ())}
-    base = Figures(90.5, 9.0, 0.4, 0.3, 3.25, 25.79, (0.35, 0.45), 1.0, 0.5, parts, found, Share(0.1, (0.05, 0.2), 40))
+    some, few = Share(0.1, (0.05, 0.2), 40), Share(0.02, (0.01, 0.04), 40)
+    base = Figures(90.5, 9.0, 0.4, 0.3, 3.25, 25.79, (0.35, 0.45), 1.0, 0.5, parts, found, some, few)
     columns, rows = table({"person": person, "others": others, "base": base})
     assert columns == ["", "person", "others", "base"]
     assert rows == [
@@ -32,6 +33,8 @@ def test_the_table_has_a_column_per_set_and_a_dash_where_a_figure_has_no_meaning
         ["  95 % interval", "-", "-", "0.000–0.031"],
         ["attributed to the person", "75%", "-", "10%"],
         ["  95 % interval", "70%–80%", "-", "5%–20%"],
+        ["rather the person's than others'", "-", "-", "2%"],
+        ["  95 % interval", "-", "-", "1%–4%"],
     ]
 
 

@@ -166,7 +166,7 @@ def test_attribution_per_variant() -> None:
     assert (base[FULL]["attributed"]["share"], base[NO_PROMPT]["attributed"]["share"]) == (1, 0)
     assert base[FULL]["attributed"]["n"] == 10
     rows = part().rows(found)
-    assert rows[1] == ("  attributed to the person", {"base": "100 % (72–100 %)", "sft": "100 % (72–100 %)"})
+    assert rows[1] == ("  rather the person's than others'", {"base": "100 % (72–100 %)", "sft": "100 % (72–100 %)"})
     assert rows[0][0] == "style distance above the floor, prompt of training (2 tokens)"
 
 

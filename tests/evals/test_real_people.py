@@ -11,6 +11,7 @@ from data_prep.pipeline import clean
 from mlx_persona.config import CleanConfig
 from mlx_persona.evals import style
 from mlx_persona.evals.attribution import Attribution
+from mlx_persona.evals.lineup import Lineup
 from mlx_persona.evals.wording import Wording
 from mlx_persona.evals.words import fitting_list
 from mlx_persona.models.embedded import fetch_conversations
@@ -64,6 +65,9 @@ def test_a_person_is_nearest_to_themselves_and_taken_for_themselves(who: str, ch
     person = said(train, "assistant")
     own, strangers = columns(who, chats)
     ours, judge = Wording(person, fitting_list(person)), Attribution(train)
+    among = Lineup(said(chats[who][1], "assistant"), judge, 100)
+    ceiling = among.own()
+    assert ceiling is not None
     near = ours.compare(own)
     for other in strangers:
         far = ours.compare(other)
@@ -71,6 +75,9 @@ def test_a_person_is_nearest_to_themselves_and_taken_for_themselves(who: str, ch
         for name in ("function words", "openings", "letters"):
             assert near[name].above < far[name].above, name
         assert judge.share(own).share > judge.share(other).share
+        passing = among.share(other)
+        assert passing is not None
+        assert passing.interval[1] < ceiling.interval[0]
     # From whom it has learned to tell them; of a third person it knows nothing (docs/evaluation.md).
     assert judge.share(own).interval[0] > judge.share(strangers[0]).interval[1]
     assert near["letters"].above < 0.002

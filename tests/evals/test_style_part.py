@@ -26,6 +26,7 @@ from mlx_persona.evals import panel, style
 from mlx_persona.evals.attribution import Attribution
 from mlx_persona.evals.card import Card
 from mlx_persona.evals.figures import Figures
+from mlx_persona.evals.lineup import Lineup
 from mlx_persona.evals.panel import Asking, Candidate, Panel
 from mlx_persona.evals.parts.style import StylePart, mean_loss
 from mlx_persona.evals.phrases import stock_phrase_rate
@@ -144,15 +145,20 @@ def test_every_figure_is_what_its_definition_says(
     assert made.floor == style.split_half_floor(real, 12)
     judge, ours = Attribution(load_split(train, "train")), Wording(real, fitting_list(REAL))
     assert made.attribution == judge.training
+    among = Lineup(real, judge, 12)
     assert person == Figures(
-        median(map(len, real)), 0.0, made.floor, 0.0, wording=ours.own(), attribution=judge.share(real)
+        *(median(map(len, real)), 0.0, made.floor, 0.0),
+        wording=ours.own(),
+        attribution=among.own(),
+        leaning=judge.share(real),
     )
     assert base.median_chars == len(said[0])
     assert base.stock_phrases == stock_phrase_rate(said) == 200.0
     assert sft.stock_phrases == 0.0
     assert made.figures["others"].style_distance == style.distance(real, others)
     assert made.figures["others"].wording == ours.compare(others)
-    assert made.figures["others"].attribution == judge.share(others)
+    passing = made.figures["others"].attribution, made.figures["others"].leaning
+    assert passing == (among.share(others), judge.share(others))
     assert base.style_distance == style.distance(real, said)
     assert base.style_parts == style.contributions(real, said)
     assert base.style_interval == style.bootstrap_interval(real, said)
@@ -162,8 +168,13 @@ def test_every_figure_is_what_its_definition_says(
     assert (base.cut_share, sft.cut_share, made.figures["others"].cut_share) == (1.0, 0.0, None)
     assert base.wording == ours.compare(said, [True] * 12)  # its replies were broken off: no closings
     assert "closings" in (sft.wording or {})
-    assert sft.attribution == judge.share(["yeah im in"] * 12)
-    assert sft.attribution.share == 1.0
+    assert base.attribution == among.share(said, [True] * 12)
+    assert (sft.attribution, sft.leaning) == (among.share(["yeah im in"] * 12), judge.share(["yeah im in"] * 12))
+    # It says what they say, and nothing else.
+    assert sft.leaning.share == 1.0
+    assert sft.attribution is not None
+    assert person.attribution is not None
+    assert sft.attribution.share < person.attribution.share
     assert notes == []
     loaded = load.load_model(name)
     renderer = Renderer(loaded.tokenizer, system="be kind")
@@ -260,7 +271,7 @@ def test_without_the_library_the_card_says_so_and_goes_on(
     made, notes = report_card(config(train), [Candidate("base", str(tiny_model_dir))], "")
     note = "no attribution: telling whose text it is needs scikit-learn; pip install 'mlx-persona[eval]'"
     assert notes == [note]
-    assert made.attribution is made.figures["base"].attribution is None
+    assert made.attribution is made.figures["base"].attribution is made.figures["base"].leaning is None
     assert "attributed to the person" not in [row[0] for row in made.table()[1]]
     assert made.figures["base"].wording
 

@@ -19,7 +19,8 @@ COLUMN = {
     "style_interval": [0.2, 0.3],
     "loss": None,
     "style_parts": {"emoji": 0.2, "comma": 0.05},
-    "attribution": {"share": 0.5, "interval": [0.25, 0.75], "n": 8},
+    "attribution": {"share": 0.4, "interval": [0.2, 0.6], "n": 9},
+    "leaning": {"share": 0.5, "interval": [0.25, 0.75], "n": 8},
     "gate": {"passed": True, "failed": ["a"], "counts": [1, 2, 3]},
 }
 
@@ -38,7 +39,8 @@ def test_every_number_has_a_row_in_its_order(tmp_path: Path) -> None:
     place = "eval-1/scores.json#/figures"
     rows = {row.name + row.meaning: row for row in card.rows()}
     assert [row.name for row in card.rows()] == [
-        *("style distance", "95 % interval", "taken for the person", "95 % interval", "new figure"),
+        *("style distance", "95 % interval", "attributed to the person", "95 % interval"),
+        *("rather the person's", "95 % interval", "new figure"),
     ]
     distance = rows["style distanceto the person's held-out replies; lower is more alike"]
     assert distance.cells == [
@@ -46,9 +48,14 @@ def test_every_number_has_a_row_in_its_order(tmp_path: Path) -> None:
         Figure(0.25, f"{place}/sft/style_distance"),
     ]
     interval = rows["95 % intervalof that share"]
-    low, high = (Figure(value, f"{place}/sft/attribution/interval/{i}") for i, value in enumerate((0.25, 0.75)))
+    low, high = (Figure(value, f"{place}/sft/leaning/interval/{i}") for i, value in enumerate((0.25, 0.75)))
     assert interval.cells == [None, (low, high)]
-    assert [row.name for row in card.details()] == ["style parts / emoji", "style parts / comma", "attribution / n"]
+    assert [row.name for row in card.details()] == [
+        "style parts / emoji",
+        "style parts / comma",
+        "attribution / n",
+        "leaning / n",
+    ]
 
 
 def test_other_figures_and_notes_of_an_evaluation_are_on_its_page(

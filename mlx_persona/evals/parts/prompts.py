@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mlx_persona.evals.asked import Asked, all_asked
-from mlx_persona.evals.attribution import Attribution
+from mlx_persona.evals.attribution import LEANING, Attribution
 from mlx_persona.evals.closeness import Closeness, Resampled, attributed, redraws, shown, shown_share
 from mlx_persona.evals.scripts import Answers, Script, TableRow
 from mlx_persona.schema import PLACEHOLDER, Conversation, Message
@@ -208,7 +208,7 @@ class PromptPart:
             )
             if any(one["attributed"] for one in found.values()):
                 shares = {label: shown_share(one["attributed"]) for label, one in found.items()}
-                rows.append(("  attributed to the person", shares))
+                rows.append((f"  {LEANING}", shares))
         for start, end in STEPS:
             lost = {label: model["lost_per_100_tokens"][f"{start}_to_{end}"] for label, model in models.items()}
             title = f"lost per 100 tokens saved, {_TITLES[start]} to {_TITLES[end]}"
