@@ -151,7 +151,7 @@ def run_figures(run: Path) -> dict[str, Any]:
     evals = [[e["update"], tokens[e["update"]], e["loss"]] for e in events if e["event"] == "eval"]
     phase = info.get("phase") or {}
     found = {key: info.get(key) for key in ("eval_loss", "base_eval_loss", "best_update", "peak_bytes", "updates")}
-    found |= {key: info[key] for key in ("accuracy", "margin", "chosen_loss") if key in info}
+    found |= {key: info[key] for key in ("accuracy", "margin", "chosen_loss", "kl") if key in info}
     return {
         **found,
         "lowest_loss": min(loss for _, _, loss in evals),

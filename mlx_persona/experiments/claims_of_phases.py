@@ -45,9 +45,9 @@ def phases(tables: Sequence[Table], seed: int = 0) -> Verdict | None:
     """
     runs: list[tuple[str, Record]] = []
     for number, table in enumerate(tables):
+        twins = {first for first, _, same in table["equal"] if same}  # "off" beside "observe" is the same run again
         for arm, records in arms_of(table).items():
-            # "off" beside "observe" is the same run again
-            if table["options"][arm].get("phase") != "control" and [arm, True] not in [e[::2] for e in table["equal"]]:
+            if table["options"][arm].get("phase") != "control" and arm not in twins:
                 runs += [(f"{number} {arm}", r) for r in records if len(r["evals"]) >= MIN_EVALS]
     if not runs:
         return None

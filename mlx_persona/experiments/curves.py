@@ -137,7 +137,7 @@ def _phase_shapes(x: tuple[float, ...], places: Floats) -> Floats:
 
 
 def _one(shapes: Floats, y: Floats, n: int) -> tuple[Floats, int]:
-    """The best ``level + factor * shape`` with ``factor >= 0`` on the first n places: its values at the others, which."""
+    """The best ``level + factor * shape`` on the first n places, ``factor >= 0``: its values at the others; which."""
     known = shapes[:, :n]
     centred = known - known.mean(axis=1, keepdims=True)
     factor = centred @ (y - y.mean()) / np.maximum((centred**2).sum(axis=1), 1e-30)

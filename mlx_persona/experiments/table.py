@@ -29,6 +29,7 @@ FIGURES: dict[str, Callable[[Record], Any]] = {
     "best_update": lambda r: r.get("best_update"),
     "accuracy": lambda r: r.get("accuracy"),
     "margin": lambda r: r.get("margin"),
+    "kl": lambda r: r.get("kl"),
     "style_distance": lambda r: r.get("style_distance"),
     "attribution": _at("attribution", "share"),
     "onset_update": _at("onset", "update"),
@@ -49,6 +50,7 @@ _RESULTS: tuple[Column, ...] = (
     ("eval loss", "eval_loss", ".3f"),
     ("at update", "best_update", ".0f"),
     ("accuracy", "accuracy", ".2f"),
+    ("KL to base", "kl", ".3f"),
     ("style distance", "style_distance", ".3f"),
     ("attributed", "attribution", ".0%"),
 )

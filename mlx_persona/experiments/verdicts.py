@@ -26,7 +26,7 @@ def judge(tables: Sequence[Table], seed: int = 0) -> list[Verdict]:
     """What tables of sweeps (as in ``table.json``) say about each claim; one that they say nothing of is left out.
 
     Args:
-        tables: of sweeps of the same model on the same data.
+        tables: of sweeps of the same model on the same data; those of dpo are passed over: the claims are not of it.
         seed: fixes the resampling.
 
     Raises:
@@ -34,7 +34,8 @@ def judge(tables: Sequence[Table], seed: int = 0) -> list[Verdict]:
     """
     if len({json.dumps([t["model_identity"]["sha256"], t["data_hashes"]], sort_keys=True) for t in tables}) > 1:
         raise PersonaError("the sweeps are of different models or data", "judge them one by one")
-    return [found for claim in _CLAIMS if (found := claim(tables, seed)) is not None]
+    training = [table for table in tables if table["stage"] == "sft"]
+    return [found for claim in _CLAIMS if training and (found := claim(training, seed)) is not None]
 
 
 def verdicts(config: VerdictsConfig) -> list[Verdict]:
@@ -55,7 +56,7 @@ def _read(folder: Path) -> Table:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise PersonaError(f"no table of a sweep in {folder}", "name the folder of a sweep: runs/sweep-<n>") from error
-    if not isinstance(value, dict) or not {"runs", "options", "model_identity"} <= value.keys():
+    if not isinstance(value, dict) or not {"runs", "options", "model_identity", "stage"} <= value.keys():
         raise PersonaError(f"{path} is no table of a sweep", "name the folder of a sweep: runs/sweep-<n>")
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from mlx_persona.cli import _status
 from mlx_persona.config import SweepConfig
 from mlx_persona.errors import Interrupted, PersonaError
 from mlx_persona.experiments import cells
 from mlx_persona.experiments.sweep import SweepResult, sweep
 from mlx_persona.stages.sft import sft
-from tests.toy import events, info, sft_config
+from tests.toy import events, info, sft_config, write_pairs
 
 QUICK = ("batch_size=4", "grad_accumulation=1", "max_seq_length=128", "eval_every=3", "warmup=0")
 ARMS = ("learning_rate=3e-3,1e-2",)
@@ -169,13 +171,19 @@ def test_a_failed_run_stands_in_the_table_and_is_tried_again(
     assert without_times(sweep(SweepConfig(resume=str(out))).table) == without_times(whole.table)
 
 
-def test_a_run_that_really_fails_does_not_end_the_sweep(model: Path, data: Path, tmp_path: Path) -> None:
-    """A learning rate at which the loss is not finite, as a user would meet it."""
+def test_a_run_that_really_fails_does_not_end_the_sweep(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A learning rate at which the loss is not finite, as a user would meet it; a run is told of in two lines."""
     found = sweep(config(model, data, tmp_path / "sweep", grid=("learning_rate=1e30,3e-3",), seeds="1"))
     bad, good = found.table["runs"]
     assert bad["status"] == "failed"
     assert "not finite" in bad["error"]
     assert good["status"] == "done"
+    lines = capsys.readouterr().err.splitlines()
+    assert [" ".join(line.split()[:2]) for line in lines] == [
+        *("2 runs:", "run 1", "warning: it", "run 2", "evaluation loss")
+    ]
 
 
 def test_a_run_that_kills_the_process_again_and_again_is_given_up(
@@ -223,6 +231,35 @@ def test_style_and_shorter_prompts_are_measured(model: Path, data: Path, tmp_pat
     replies = (tmp_path / "s" / "measured" / "learning_rate=3e-3-seed1" / "replies.jsonl").read_text()
     parts = [json.loads(line)["part"] for line in replies.splitlines()]
     assert set(parts) == {"style", "prompts"}
+
+
+def test_betas_start_from_one_adapter_with_the_same_pairs(
+    whole: SweepResult, model: Path, data: Path, tmp_path: Path
+) -> None:
+    start = whole.path / whole.table["runs"][0]["run"]
+    pairs = write_pairs(tmp_path / "pairs")
+    settings = (*QUICK, f"adapter={start}", f"pairs={pairs}")
+    found = sweep(config(model, data, tmp_path / "s", preset="beta", grid=(), settings=settings, seeds="1", match=""))
+    assert [r["arm"] for r in found.table["runs"]] == ["beta 0.05", "beta 0.1", "beta 0.2", "beta 0.5"]
+    assert [r["base_eval_loss"] for r in found.table["runs"]] == pytest.approx([math.log(2)] * 4, abs=1e-4)
+    assert all(0 <= r["accuracy"] <= 1 for r in found.table["runs"])
+    assert found.verdicts == []
+
+
+def test_a_dry_run_shows_what_would_be_run_and_writes_nothing(
+    model: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--model", str(model), "--data", str(data), "--preset", "tpt-ablation", "--set", "learning_rate=1e-3"]
+    common = ["-C", str(tmp_path), "--updates", "5", "--set", "max_seq_length=128", "--dry-run"]
+    assert _status(["sweep", *options, *common, "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert len(planned["runs"]) == 36
+    assert planned["each"]["tokens"] > 0
+    assert _status(["sweep", *options, *common]) == 0
+    shown = capsys.readouterr().out
+    assert "does the onset follow the LR?" in shown
+    assert "36 runs of sft" in shown
+    assert not list(tmp_path.iterdir())
 
 
 def test_changed_data_is_noticed(model: Path, data: Path, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ Record = dict[str, Any]
 def table(runs: list[Record], options: dict[str, Any] | None = None) -> dict[str, Any]:
     arms = {run["arm"]: {} for run in runs}
     return {
+        "stage": "sft",
         "model_identity": {"sha256": "m"},
         "data_hashes": {},
         "equal": [],
@@ -263,6 +264,7 @@ def test_interventions_must_beat_a_constant_rate_too() -> None:
 def test_sweeps_of_different_models_are_not_judged_together(tmp_path: Path) -> None:
     one, other = calmed(1.0, 6, 0.05), {**calmed(1.0, 6, 0.05), "model_identity": {"sha256": "n"}}
     assert len(judge([one, one])) == 1
+    assert judge([{**one, "stage": "dpo"}]) == []
     with pytest.raises(PersonaError, match="different models or data"):
         judge([one, other])
 
