@@ -16,12 +16,13 @@ endif
 RAW ?=
 ME ?=
 OUT ?= data/clean
+CIFAR ?=
 
 # One process per core, at most four: each may hold a model. A module's tests stay in one, with what they share.
 PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo clean-data test test-all coverage lint docs bench
+.PHONY: help demo clean-data test test-all coverage lint docs bench experiments
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -69,3 +70,11 @@ bench: $(STAMP) ## ours against stock mlx-lm, and cleaning against a bare json.l
 	done; \
 	$(BIN)/mlx-persona bench-generate --data demo/data/clean --model "$$model" --n 64 --one-by-one 6 && \
 	$(BIN)/mlx-persona bench-blocks --rounds 1
+
+experiments: $(STAMP) ## phases in other domains: images and grokking (an hour; goes on where it was cut off; CIFAR=folder of its files)
+	$(BIN)/python -c 'import mlxtend' 2>/dev/null || $(BIN)/python -m pip install --quiet -e '.[experiments]'
+	for schedule in constant cosine; do \
+	  $(BIN)/python -m mlx_persona.experiments.domains images --schedule $$schedule $(if $(CIFAR),--data "$(CIFAR)") || exit 1; \
+	done
+	$(BIN)/python -m mlx_persona.experiments.domains grokking
+	$(BIN)/python -m mlx_persona.experiments.domains tables

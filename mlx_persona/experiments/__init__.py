@@ -1,1 +1,1 @@
-"""Experiments over many runs: sweeps, their tables, and what they say about the claims that they test."""
+"""Experiments: sweeps over many runs, phases in other domains, and what they say about the claims that they test."""
