@@ -129,8 +129,7 @@ def test_the_loss_is_the_mean_over_exactly_the_masked_tokens(tiny_model_dir: Pat
 def test_every_figure_is_what_its_definition_says(
     tiny_model_dir: Path, adapter: Path, train: Path, asked: list[dict[str, Any]]
 ) -> None:
-    name = str(tiny_model_dir)
-    who = [Candidate("base", name), Candidate("sft", name, adapter)]
+    who = [Candidate("base", str(tiny_model_dir)), Candidate("sft", str(tiny_model_dir), adapter)]
     made, notes = report_card(config(train, max_seq_length=192), who, "be kind")
     real = [REAL[(start + i) % len(REAL)] for start in range(6) for i in (0, 1, 3, 4)]
     others = [f"question {start + i}, friend?" for start in range(6) for i in range(5)]
