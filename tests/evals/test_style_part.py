@@ -175,7 +175,7 @@ def test_every_figure_is_what_its_definition_says(
     assert person.attribution is not None
     assert sft.attribution.share < person.attribution.share
     assert notes == []
-    loaded = load.load_model(name)
+    loaded = load.load_model(str(tiny_model_dir))
     renderer = Renderer(loaded.tokenizer, system="be kind")
     drawn = [renderer.render(conversation(5, start).messages, 192) for start in range(6)]
     rows = [make_row(d.ids, d.mask) for d in drawn if d is not None]
