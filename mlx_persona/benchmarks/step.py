@@ -210,7 +210,8 @@ def _ours(model: Any, rows: Sequence[Row], config: BenchConfig) -> float:
             stamps.append(time.perf_counter())
 
     spec = AdapterSpec(config.rank, SCALE, config.dora)
-    run_ours(model, spec, source, plan_of(len(source.numbers), LEARNING_RATE), [hook], config.seed)
+    plan = plan_of(len(source.numbers), LEARNING_RATE, compiled=config.compiled or None)
+    run_ours(model, spec, source, plan, [hook], config.seed)
     return stamps[-1] - stamps[source.warm - 1]
 
 

@@ -27,6 +27,9 @@ class BenchConfig:
     steps: int | None = option(
         None, "a shorter pass: so many micro-batches of these rows, the same rows on both sides", minimum=1
     )
+    compiled: bool = option(
+        False, "compile our step (stock's always is): runs of 400 micro-batches and more do so by themselves"
+    )
     rounds: int = option(3, "rounds, alternating; the median is reported", minimum=1)
     seed: int = option(0, "fixes everything random", minimum=0)
 

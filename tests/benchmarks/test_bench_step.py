@@ -28,6 +28,7 @@ from mlx_persona.models.load import load_model
 from mlx_persona.stages.sft import SftSource
 from mlx_persona.tokens.batches import make_row
 from mlx_persona.tokens.store import Stored
+from mlx_persona.training.loop import LoopConfig
 from tests.toy import TEMPLATE, write_model
 
 BLOCK = 4 * 32 * 32 + 3 * 32 * 64  # tests.toy.MODEL: four projections of its attention, three of its MLP
@@ -61,6 +62,17 @@ def test_a_pass_is_measured_on_both_sides(folder: Path, options: dict[str, Any])
         assert out["ratio"][key] == pytest.approx(out["ours"][key] / out["stock"][key])
     assert out["tokens"] == pytest.approx(out["stock"]["seconds"] * out["stock"]["tokens_per_second"])
     assert len(result.table()[1]) == 4
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_our_step_is_compiled_where_it_is_asked_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    plans: list[LoopConfig] = []
+    monkeypatch.setattr(step, "run_ours", lambda model, spec, source, plan, *_: plans.append(plan))
+    with pytest.raises(IndexError):  # nothing ran, so there is no time to take
+        bench(config(folder, compiled=compiled))
+    assert plans[0].compiled is (True if compiled else None)
 
 
 def test_steps_are_a_shorter_pass_over_the_first_of_the_rows(folder: Path) -> None:
