@@ -34,6 +34,7 @@ COMMANDS = {
     "verdicts": "experiments",
     "bench": "measure",
     "bench-loss": "measure",
+    "bench-phase": "measure",
     "bench-blocks": "measure",
     "bench-dpo": "measure",
     "bench-generate": "measure",

@@ -1,13 +1,15 @@
-"""The commands ``bench``, ``bench-loss`` and ``bench-blocks``."""
+"""The commands ``bench``, ``bench-loss``, ``bench-phase`` and ``bench-blocks``."""
 
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from mlx_persona import cli
 from mlx_persona.benchmarks import blocks, flops
 from mlx_persona.cli import main
 from tests.toy import write_data, write_model
@@ -26,6 +28,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     [
         (["bench", "--rows", "8", "--rounds", "1"], "model FLOPs utilisation"),
         (["bench-loss", "--steps", "2", "--updates", "2"], "supervised tokens seen"),
+        (["bench-phase", "--updates", "10"], "the controller beside it"),
     ],
 )
 def test_training_is_compared_with_ratios_first(workspace: list[str], command: list[str], shown: str) -> None:
@@ -33,6 +36,13 @@ def test_training_is_compared_with_ratios_first(workspace: list[str], command: l
     assert done.exit_code == 0, done.output
     assert next(iter(json.loads(done.stdout))) == "ratio"
     assert shown in CliRunner().invoke(main, [*command, *workspace]).stdout
+
+
+def test_every_command_that_a_module_makes_can_be_called() -> None:
+    made = {
+        name for module in set(cli.COMMANDS.values()) for name in import_module(f"mlx_persona.cli.{module}").commands
+    }
+    assert made == cli.COMMANDS.keys()
 
 
 def test_blocks_are_shown_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
